@@ -1,0 +1,64 @@
+"""Run a training job under torchrun: the job's arguments are checked first, and one failure is one message."""
+
+import logging
+import os
+import sys
+from typing import Any
+
+from jobs.failure import TRACE, reported
+from jobs.train import parser as train_parser
+from jobs.train import prepare
+
+INPUT = "InputError: "
+"""How a rank's record names a mistake of the user's."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """`[TORCHRUN FLAGS] CONFIG [key=value ...]`."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[-1] in ("-h", "--help"):
+        train_parser().parse_args(["--help"])
+    from torch.distributed.run import get_args_parser
+
+    flags = get_args_parser().parse_args(argv)
+    prepare([flags.training_script, *flags.training_script_args])
+    flags.training_script_args = [flags.training_script, *flags.training_script_args]
+    flags.training_script, flags.module = "jobs.train", True
+    _torchrun(flags)
+
+
+def _torchrun(flags: Any) -> None:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import run
+
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # its words on a failure repeat ours
+    try:
+        run(flags)
+    except ChildFailedError as error:
+        # the cause, not what it brought down: a rank that lost its peer records a failure too
+        failures = sorted(error.failures.values(), key=lambda f: (not _message(f).startswith(INPUT), f.timestamp))
+        code, text = failures[0].exitcode, _message(failures[0])
+        print(f"error: {text.removeprefix(INPUT)}", file=sys.stderr)
+        if not text.startswith(INPUT) or os.environ.get(TRACE) == "1":
+            print(_callstack(failures[0]), file=sys.stderr)
+        sys.exit(code if code > 0 else 128 - code)
+
+
+def _recorded(failure: Any) -> dict[str, Any]:
+    """What the rank recorded before it died; empty for a rank that was killed."""
+    message = failure.error_file_data.get("message") if failure.error_file_data else None
+    return message if isinstance(message, dict) else {}
+
+
+def _message(failure: Any) -> str:
+    died = f"local rank {failure.local_rank} (pid {failure.pid}) ended with exit code {failure.exitcode}"
+    return str(_recorded(failure).get("message") or died)
+
+
+def _callstack(failure: Any) -> str:
+    return str(_recorded(failure).get("extraInfo", {}).get("py_callstack", ""))
+
+
+if __name__ == "__main__":
+    with reported():
+        main()

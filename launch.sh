@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# Fulcrum's one door. `./launch.sh` runs the main job on generated data, `./launch.sh help` lists the rest.
+#
+# It makes and keeps its own environment (.venv, or $FULCRUM_VENV), made again only when the locks change, picks the
+# number of ranks and the threads of each, and hands over. On a machine without a GPU, pip takes torch from wherever
+# it is configured to: point it at PyTorch's CPU wheels to spare the download of the CUDA libraries.
+set -euo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+venv=${FULCRUM_VENV:-$root/.venv}
+
+gpus=$( (nvidia-smi -L 2>/dev/null || true) | grep -c '^GPU' || true)
+if [ "$gpus" -gt 0 ]; then kind=cuda ranks=$gpus; else kind=cpu ranks=2; fi
+
+find_python() {
+  for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo "$candidate"; return; fi
+  done
+  echo "error: no Python 3.11 or newer on the PATH; install one, or name it with PYTHON=..." >&2
+  exit 1
+}
+
+# setup STAMP LOCK...: installs the locks unless the environment already holds exactly these
+setup() {
+  local stamp=$venv/.$1 want; shift
+  want=$(cat "$@" | cksum)
+  [ "$(cat "$stamp" 2>/dev/null || true)" = "$want" ] && return
+  echo "setting up $venv ($kind, from $(basename -a "$@" | paste -sd' '))" >&2
+  if [ "$stamp" = "$venv/.base" ]; then
+    rm -rf "$venv"
+    "$(find_python)" -m venv "$venv"
+    # torch with its needs, since which libraries its wheel asks for depends on where pip finds it
+    [ "$kind" = cuda ] || "$venv/bin/python" -m pip install -qq --progress-bar off -c "$root/requirements/cpu.lock" torch
+  fi
+  # without dependencies: the locks hold every one, and torchrec's metadata asks for the CUDA fbgemm everywhere
+  "$venv/bin/python" -m pip install -qq --progress-bar off --no-deps $(printf -- '-r %s ' "$@")
+  echo "$want" > "$stamp"
+}
+
+setup_all() {
+  mkdir -p "$(dirname "$venv")"
+  # two launches at once: the second waits for the first one's set-up
+  if command -v flock >/dev/null; then exec 9>"$venv.lock"; flock -w 1800 9; fi
+  setup base "$root/requirements/$kind.lock"
+  [ "${1:-}" != dev ] || setup dev "$root/requirements/dev.lock"
+  exec 9>&- || true
+}
+
+cores=$(getconf _NPROCESSORS_ONLN)
+export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+python=$venv/bin/python
+job=${1:-}; [ $# -eq 0 ] || shift
+train() {
+  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( cores > ranks ? cores / ranks : 1 ))}
+  exec "$python" -m jobs.launch --nproc-per-node "$ranks" "$@"
+}
+
+case $job in
+  "")
+    setup_all
+    "$python" -m jobs.generate --out runs/generated/events
+    train "$root/jobs/configs/generated.yaml" ;;
+  test)
+    setup_all dev; cd "$root"; exec "$python" -m pytest "$@" ;;
+  check)
+    setup_all dev; cd "$root"
+    "$python" -m ruff check . && "$python" -m ruff format --check . && "$python" -m mypy && "$venv/bin/lint-imports" ;;
+  help|-h|--help)
+    setup_all; exec "$python" -m jobs ;;
+  train)
+    setup_all; train "$@" ;;
+  *)
+    setup_all
+    [ -f "$root/jobs/$job.py" ] || { echo "error: no job '$job'; ./launch.sh help lists them" >&2; exit 2; }
+    exec "$python" -m "jobs.$job" "$@" ;;
+esac

@@ -1,0 +1,65 @@
+"""The columns a job reads, checked against a file's Arrow schema before a row is decoded. No torch."""
+
+import difflib
+from collections.abc import Callable
+
+import pyarrow as pa
+import pyarrow.types as pt
+
+from schemas.errors import InputError
+from schemas.events import RESERVED_COLUMNS
+from schemas.features import IdFeature, IdListFeature, StringFeature
+from schemas.job import JobConfig
+
+
+def _text(kind: pa.DataType) -> bool:
+    return pt.is_string(kind) or pt.is_large_string(kind) or (pt.is_dictionary(kind) and _text(kind.value_type))
+
+
+def _number(kind: pa.DataType) -> bool:
+    return pt.is_floating(kind) or pt.is_integer(kind)
+
+
+def _list_of(element: Callable[[pa.DataType], bool]) -> Callable[[pa.DataType], bool]:
+    return lambda kind: (pt.is_list(kind) or pt.is_large_list(kind)) and element(kind.value_type)
+
+
+def _label(kind: pa.DataType) -> bool:
+    return pt.is_integer(kind) or pt.is_boolean(kind)
+
+
+def needs(job: JobConfig) -> list[tuple[str, str, Callable[[pa.DataType], bool], str]]:
+    """(column, who reads it, test of its Arrow type, that type in words) for everything the job reads."""
+    out: list[tuple[str, str, Callable[[pa.DataType], bool], str]] = []
+    for feature in job.features:
+        who = f"feature '{feature.name}'"
+        if isinstance(feature, IdFeature):
+            out.append((feature.source, who, pt.is_integer, "an integer"))
+        elif isinstance(feature, IdListFeature):
+            out.append((feature.source, who, _list_of(pt.is_integer), "a list of integers"))
+            if feature.weights:
+                out.append((feature.weights, who, _list_of(_number), "a list of numbers"))
+        elif isinstance(feature, StringFeature):
+            out.append((feature.source, who, _text, "a string"))
+        else:
+            out.append((feature.source, who, _number, "a number"))
+    out += [(t.source, f"the label of task '{t.name}'", _label, "an integer or boolean 0/1") for t in job.tasks]
+    return out
+
+
+def check_schema(job: JobConfig, schema: pa.Schema, path: str) -> None:
+    """Raises InputError for a column that is missing or of a type the job cannot read."""
+    for column in RESERVED_COLUMNS:
+        if column not in schema.names:
+            raise InputError(f"{path}: the reserved column '{column}' is missing; every event log has it")
+    for column, who, fits, words in needs(job):
+        if column not in schema.names:
+            close = difflib.get_close_matches(column, schema.names, n=1, cutoff=0.5)
+            hint = f"did you mean '{close[0]}'?" if close else f"the file has {', '.join(schema.names)}"
+            raise InputError(f"{path}: column '{column}', {who}, is missing; {hint}")
+        kind = schema.field(column).type
+        if not fits(kind):
+            raise InputError(
+                f"{path}: column '{column}', {who}, holds {kind} where {words} belongs; "
+                "write it with that type or change the feature's kind"
+            )

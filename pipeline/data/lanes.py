@@ -1,0 +1,75 @@
+"""Stage 3: the row groups of one lane -> encoded Arrow batches in the lane's shuffled order. No torch."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.data.encode import Encoder, Where
+from pipeline.data.files import open_parquet
+from pipeline.data.order import Stretch, block_permutation, blocks, stretches
+from pipeline.data.source import Source
+from schemas.errors import InputError
+
+READ_ROWS = 16_384
+"""Rows decoded at a time: small enough to bound memory, large enough that the cost per call vanishes."""
+
+
+def read_stretch(source: Source, stretch: Stretch, encoder: Encoder) -> Iterator[pa.RecordBatch]:
+    """The encoded rows of a stretch, in the log's order.
+
+    Raises InputError for a group that cannot be decoded.
+    """
+    group, position = stretch.group, 0
+    try:
+        with open_parquet(source.fs, group.path) as file:
+            for batch in file.iter_batches(READ_ROWS, [group.index], source.columns, use_threads=False):
+                if position >= stretch.stop:
+                    return
+                begin, end = max(stretch.start - position, 0), min(stretch.stop - position, batch.num_rows)
+                if begin < end:
+                    # cut before it is encoded: lanes that share a row group each count and check their own rows alone
+                    rows, first = batch.slice(begin, end - begin), position + begin
+                    ids = np.arange(group.first_row + first, group.first_row + first + rows.num_rows)
+                    yield encoder(rows, ids, Where(group.path, group.index, first))
+                position += batch.num_rows
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).split("\n", 1)[0].rstrip(".")
+        raise InputError(f"{group.where}: cannot be decoded ({reason}); write the file again") from error
+    if position < stretch.stop:
+        raise InputError(f"{group.where}: {position} rows where its footer promises {group.rows}; write the file again")
+
+
+def read_lane(source: Source, first: int, last: int, encoder: Encoder) -> Iterator[pa.RecordBatch]:
+    """The encoded rows first .. last of the permuted row groups, each row group decoded once."""
+    for stretch in stretches(source.groups, first, last):
+        yield from read_stretch(source, stretch, encoder)
+
+
+def lane_batches(source: Source, lane: int, start: int, encoder: Encoder) -> Iterator[pa.RecordBatch]:
+    """The lane's rows from position `start` on: in the log's order, or a shuffled block at a time."""
+    first, last = source.order.lane_start(lane), source.order.lane_start(lane + 1)
+    if source.shuffle_rows == 0:
+        yield from read_lane(source, first + start, last, encoder)
+        return
+    ahead = [b for b in blocks(lane, source.order.lanes, last - first, source.shuffle_rows) if b.stop > start]
+    if not ahead:
+        return
+    rows = read_lane(source, first + ahead[0].start, last, encoder)
+    for block, batch in zip(ahead, regroup(rows, [b.stop - b.start for b in ahead]), strict=True):
+        permutation = block_permutation(source.seed, source.epoch, lane, block)
+        yield batch.take(pa.array(permutation[max(0, start - block.start) :]))
+
+
+def regroup(batches: Iterator[pa.RecordBatch], sizes: Iterable[int]) -> Iterator[pa.RecordBatch]:
+    """The same rows in batches of the given sizes; copies only where a size spans two batches."""
+    rest: pa.RecordBatch | None = None
+    for size in sizes:
+        pieces: list[pa.RecordBatch] = []
+        needed = size
+        while needed:
+            rest = rest if rest is not None and rest.num_rows else next(batches)
+            pieces.append(rest.slice(0, needed))
+            rest = rest.slice(pieces[-1].num_rows)
+            needed -= pieces[-1].num_rows
+        yield pieces[0] if len(pieces) == 1 else pa.concat_batches(pieces)

@@ -1,0 +1,103 @@
+"""Stage 5: lanes -> one rank's Batches, read ahead by a thread.
+
+The loader yields exactly `Order.steps` batches on every rank, whatever rows each holds: no rank waits for another at
+the end of the log.
+"""
+
+import queue
+import threading
+from collections.abc import Iterator
+from types import TracebackType
+
+import pyarrow as pa
+
+from pipeline.batch import Batch
+from pipeline.data.collate import Collator
+from pipeline.data.encode import Encoder
+from pipeline.data.lanes import lane_batches, regroup
+from pipeline.data.source import Source
+from schemas.errors import InputError
+from schemas.job import JobConfig
+
+POLL_SECONDS = 0.5
+
+
+class Loader:
+    """Iterates over one rank's batches of one epoch, from `done` rows of the epoch on."""
+
+    def __init__(self, job: JobConfig, source: Source, rank: int = 0, world: int = 1, done: int = 0) -> None:
+        if world > source.order.lanes:
+            raise InputError(f"data.lanes: {world} ranks share {source.order.lanes} lanes; set it to {world} or more")
+        self.source = source
+        self.rank, self.world, self.done = rank, world, done
+        self.encoder = Encoder(job)
+        self._collator = Collator(job)
+        self._queue: queue.Queue[Batch | BaseException | None] = queue.Queue(job.data.prefetch_batches)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"reader-{rank}", daemon=True)
+
+    def __enter__(self) -> "Loader":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join(timeout=30)
+
+    def __iter__(self) -> Iterator[Batch]:
+        while (item := self._next()) is not None:
+            yield item
+
+    def _next(self) -> Batch | None:
+        """The next batch, None at the end; an error of the reader is raised here."""
+        while True:
+            try:
+                item = self._queue.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                # bounded by the reader's own life: it always ends its queue with None or an error
+                if not self._thread.is_alive() and self._queue.empty():
+                    raise RuntimeError("the reader thread died without a word") from None
+                continue
+            if isinstance(item, BaseException):
+                raise item
+            return item
+
+    def _run(self) -> None:
+        try:
+            for batch in self.batches():
+                if not self._put(batch):
+                    return
+            self._put(None)
+        except BaseException as error:
+            self._put(error)
+
+    def _put(self, item: Batch | BaseException | None) -> bool:
+        """Whether the item went in; False once the consumer has left."""
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=POLL_SECONDS)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    def batches(self) -> Iterator[Batch]:
+        """The batches themselves, made in the caller's thread."""
+        order = self.source.order
+        lanes = range(self.rank, order.lanes, self.world)
+        ends = order.step_ends(self.done)
+        steps = list(zip([self.done, *ends], ends, strict=False))
+        streams = {lane: self._lane(lane, steps) for lane in lanes}
+        for begin, end in steps:
+            shares = [next(streams[lane]) for lane in lanes if order.lane_share(lane, begin, end)]
+            rows = pa.concat_batches(shares) if shares else pa.RecordBatch.from_pylist([], self.encoder.schema)
+            yield self._collator(rows, order.widest(begin, end, self.world), self.source.epoch, end)
+
+    def _lane(self, lane: int, steps: list[tuple[int, int]]) -> Iterator[pa.RecordBatch]:
+        """The lane's share of each step in which it has one."""
+        order = self.source.order
+        rows = lane_batches(self.source, lane, order.lane_position(lane, self.done), self.encoder)
+        sizes = (order.lane_share(lane, begin, end) for begin, end in steps)
+        return regroup(rows, (size for size in sizes if size))

@@ -1,0 +1,82 @@
+"""The tables as a TorchRec EmbeddingBagCollection, and their initial values, the same under every plan."""
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.distributed._shard.sharded_tensor import ShardedTensor
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+from schemas.features import TableSpec
+from schemas.job import JobConfig
+
+INIT_ROWS = 65_536
+"""Rows drawn from one generator: a shard draws the chunks it overlaps."""
+
+
+def embedding_tables(job: JobConfig) -> EmbeddingBagCollection:
+    """The collection on the meta device: nothing is allocated before it is sharded.
+
+    Every table pools by sum; means are weights (see `JobConfig.weighted_ids`). Every table has its out-of-vocabulary
+    row last.
+    """
+    return EmbeddingBagCollection(
+        device=torch.device("meta"),
+        is_weighted=job.weighted_ids,
+        tables=[
+            EmbeddingBagConfig(
+                name=name,
+                num_embeddings=table.rows + 1,
+                embedding_dim=table.dim,
+                feature_names=[f.name for f in job.embedded if f.table_name == name],
+                pooling=PoolingType.SUM,
+            )
+            for name, table in job.tables.items()
+        ],
+    )
+
+
+def pooled_width(job: JobConfig) -> int:
+    """Width of all pooled features side by side."""
+    return sum(job.tables[f.table_name].dim for f in job.embedded)
+
+
+@torch.no_grad()
+def initialise_tables(model: nn.Module, job: JobConfig) -> None:
+    """Fills the tables of a sharded (or plain) model from the job's seed: a row's values depend on nothing else."""
+    for key, value in model.state_dict().items():
+        name = _table_of(key)
+        if name is None:
+            continue
+        spec = job.tables[name]
+        if isinstance(value, ShardedTensor):
+            for shard in value.local_shards():
+                row, column = shard.metadata.shard_offsets
+                _fill(shard.tensor, spec, _table_seed(job.seed, name), row, column)
+        else:
+            _fill(value, spec, _table_seed(job.seed, name), 0, 0)
+
+
+def _table_of(key: str) -> str | None:
+    """Table of a state-dict key `...embedding_bags.<table>.weight`."""
+    parts = key.split(".")
+    return parts[-2] if len(parts) > 2 and parts[-3] == "embedding_bags" and parts[-1] == "weight" else None
+
+
+def _table_seed(seed: int, name: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:6], "big")
+
+
+def _fill(shard_RD: Tensor, spec: TableSpec, seed: int, row: int, column: int) -> None:
+    """Values of the table's rows row .. row + R and columns column .. column + D."""
+    scale = spec.init_scale or 1 / math.sqrt(spec.rows + 1)
+    rows, width = shard_RD.shape
+    for chunk in range(row // INIT_ROWS, -(-(row + rows) // INIT_ROWS)):
+        base = chunk * INIT_ROWS
+        size = min(INIT_ROWS, spec.rows + 1 - base)
+        generator = torch.Generator().manual_seed(seed + chunk)
+        value_RD = torch.empty(size, spec.dim).uniform_(-scale, scale, generator=generator)
+        begin, end = max(row, base), min(row + rows, base + size)
+        shard_RD[begin - row : end - row] = value_RD[begin - base : end - base, column : column + width]

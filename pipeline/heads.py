@@ -1,0 +1,49 @@
+"""Towers, one a task, and the joint probability along the task graph.
+
+Shapes: B batch rows, T tasks, H width of a task's representation.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.chain import joint_log_probability
+from pipeline.mlp import MLP
+
+__all__ = ["Towers", "joint_log_probability"]
+
+
+class Towers(nn.Module):
+    """h_BTH -> logits_BT: task k's own MLP over h_k, then a linear layer to one logit.
+
+    `layer_sizes` are the hidden layers of every tower; none at all leaves the linear layer alone. Where a task is
+    given another, its logit is that of the conditional probability (Ma et al., ESMM, SIGIR 2018); the towers t_k are
+    those of Tang et al., PLE, RecSys 2020, section 4.1.
+
+    Raises ValueError for no task, and see MLP.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        tasks: int,
+        layer_sizes: Sequence[int] = (),
+        activation: str = "relu",
+        norm: str = "none",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if tasks < 1:
+            raise ValueError(f"tasks is {tasks}: at least one is needed")
+        self.towers = nn.ModuleList(MLP(in_dim, layer_sizes, activation, norm, dropout) for _ in range(tasks))
+        width = layer_sizes[-1] if layer_sizes else in_dim
+        self.outputs = nn.ModuleList(nn.Linear(width, 1) for _ in range(tasks))
+
+    def forward(self, h_BTH: Tensor) -> Tensor:
+        """h_BTH -> logits_BT."""
+        logits = [
+            output(tower(h_BTH[:, task]))
+            for task, (tower, output) in enumerate(zip(self.towers, self.outputs, strict=True))
+        ]
+        return torch.cat(logits, dim=1)

@@ -1,0 +1,68 @@
+"""Per-task loss on the task's own sample space, with denominators summed over all ranks.
+
+Shapes: B rows of this rank, T tasks. With delta_ik = 1 where row i lies in the space of task k,
+
+    L_k = sum_i delta_ik loss_k(i) / sum_i delta_ik,     L = sum_k w_k L_k,     w_k = w0_k gamma_k^t
+
+where both sums run over the rows of ALL ranks (Tang et al., PLE, RecSys 2020, section 4.3). A mean a rank under
+averaged gradients would weigh the rows of a rank with few clicks more.
+"""
+
+import dataclasses
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+
+from schemas.tasks import TaskSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class LossSums:
+    """Sums over the global batch, the same on every rank: loss_T over each task's space, and the rows in it."""
+
+    loss_T: Tensor
+    rows_T: Tensor
+
+    @property
+    def mean_T(self) -> Tensor:
+        """L_k of each task; 0 where its space is empty."""
+        return self.loss_T / self.rows_T.clamp(min=1)
+
+
+def binary_loss(logits_BT: Tensor, labels_BT: Tensor) -> Tensor:
+    """Binary cross-entropy of each row and task, from log-probabilities."""
+    return -(labels_BT * F.logsigmoid(logits_BT) + (1 - labels_BT) * F.logsigmoid(-logits_BT))
+
+
+def task_weights(tasks: list[TaskSpec], step: int, epoch: int) -> list[float]:
+    """w0 * gamma^t of each task, t in the task's own unit."""
+    return [task.weight * task.decay ** (step if task.decay_per == "step" else epoch) for task in tasks]
+
+
+def conditional_loss(
+    logits_BT: Tensor, labels_BT: Tensor, space_BT: Tensor, weights: list[float]
+) -> tuple[Tensor, LossSums]:
+    """The scalar to call backward on, and the global sums.
+
+    The scalar is this rank's share of L times the number of ranks: data-parallel gradients and TorchRec's table
+    gradients are averaged over ranks, so what they add up to is the gradient of L itself.
+
+    Raises FloatingPointError on every rank alike where the loss is not finite, before any backward: the tables train
+    inside backward, and a guard at the optimizer's step would come too late.
+    """
+    # where, not a product: a logit outside the task's space may be anything at all
+    outside_BT = space_BT == 0
+    local_T = torch.where(outside_BT, 0.0, binary_loss(logits_BT, labels_BT)).sum(0)
+    sums_2T = torch.stack([local_T.detach(), space_BT.sum(0)]).double()
+    dist.all_reduce(sums_2T)
+    if not torch.isfinite(sums_2T).all():
+        raise FloatingPointError(
+            f"the loss of this step is not finite (sums per task: {sums_2T[0].tolist()}); nothing was trained on it. "
+            "Lower dense_optimizer.lr or embedding_optimizer.lr, or go on from the last checkpoint with lower ones"
+        )
+    sums = LossSums(sums_2T[0], sums_2T[1])
+    weight_T = torch.tensor(weights, dtype=local_T.dtype, device=local_T.device)
+    mean_T = local_T / sums.rows_T.clamp(min=1).to(local_T.dtype)
+    return (weight_T * mean_T).sum() * dist.get_world_size(), sums

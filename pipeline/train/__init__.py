@@ -1,0 +1,1 @@
+"""The training around the model: process group, step, loop, optimizers, checkpoints."""

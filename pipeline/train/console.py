@@ -1,0 +1,65 @@
+"""What a person reads in the terminal: the progress line and the closing table."""
+
+from pipeline.metrics import BinaryMetrics, Metrics
+from pipeline.train.loop import Report
+
+UNDEFINED = "undefined"
+
+
+def duration(seconds: float) -> str:
+    """As 45s, 3m20s or 2h05m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def progress_line(report: Report) -> str:
+    """Step, rows done of all, rows/s, time left, and each task's windowed AUC."""
+    progress = report.progress
+    share = progress.samples / max(report.total_rows, 1)
+    aucs = "  ".join(f"{task} {_number(m.auc, '.4f')}" for task, m in report.metrics.own.items())
+    return (
+        f"step {progress.step:>6}  {progress.samples:>11,} of {report.total_rows:,} rows ({share:4.0%})  "
+        f"{report.rows_per_second:>9,.0f} rows/s  {duration(report.seconds_left):>6} left  AUC {aucs}"
+    )
+
+
+def metrics_table(metrics: Metrics, attainable: dict[str, float]) -> str:
+    """A row a task on its own space and a row a joint probability over all exposures.
+
+    `attainable` holds the best AUC that the declared truth allows, by row name; where it is given, the table says how
+    much of the lift over .5 was reached.
+    """
+    rows = {task: m for task, m in metrics.own.items()}
+    rows |= {f"{task} (joint)": m for task, m in metrics.joint.items()}
+    head = ["task", "rows", "positives", "AUC", "95% interval", "log loss", "NE", "calibration"]
+    lines = [head + (["attainable", "of lift"] if attainable else [])]
+    for name, m in rows.items():
+        interval = UNDEFINED if m.auc_low is None else f"{m.auc_low:.4f} - {m.auc_high:.4f}"
+        line = [name, f"{m.rows:,}", f"{m.positives:,}", _number(m.auc, ".4f"), interval]
+        line += [_number(m.log_loss, ".4f"), _number(m.ne, ".4f"), _number(m.calibration, ".3f")]
+        if attainable:
+            line += _reached(m, attainable.get(name))
+        lines.append(line)
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+
+
+def _reached(m: BinaryMetrics, best: float | None) -> list[str]:
+    if best is None:
+        return ["", ""]
+    return [f"{best:.4f}", UNDEFINED if m.auc is None else f"{(m.auc - 0.5) / (best - 0.5):.1%}"]
+
+
+def _number(value: float | None, form: str) -> str:
+    return UNDEFINED if value is None else format(value, form)

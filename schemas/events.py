@@ -1,0 +1,72 @@
+"""The event-log contract: where rows lie and which columns are reserved.
+
+    PATH/dt=2026-01-01/part-00000.parquet
+    PATH/dt=2026-01-01/_SUCCESS              the day is complete
+
+One row is one exposure of one item to one user. `user_id` and `event_time` are reserved, `dt` is the partition key
+and no column of the files. Labels are 0/1 columns of an integer or boolean type. Nulls are refused unless a feature
+declares what they mean (`missing`).
+"""
+
+import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from schemas.strict import Strict
+
+PARTITION_KEY = "dt"
+SUCCESS_MARKER = "_SUCCESS"
+TRUTH_FILE = "_truth.json"
+"""Beside the partitions of a generated log: its declared truth, with each task's best attainable AUC."""
+
+USER_COLUMN = "user_id"
+TIME_COLUMN = "event_time"
+RESERVED_COLUMNS = (USER_COLUMN, TIME_COLUMN)
+
+
+class DayRange(Strict):
+    """Whole days, both ends included."""
+
+    first: Annotated[datetime.date, Field(alias="from")]
+    """First day, as 2026-01-01."""
+    last: Annotated[datetime.date, Field(alias="to")]
+    """Last day, included."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "DayRange":
+        if self.last < self.first:
+            raise ValueError(f"'to' ({self.last}) lies before 'from' ({self.first}); swap them")
+        return self
+
+    def days(self) -> list[datetime.date]:
+        """Every day of the range, in order."""
+        return [self.first + datetime.timedelta(n) for n in range((self.last - self.first).days + 1)]
+
+
+class DataConfig(Strict):
+    """Which logs are read, and how they are streamed."""
+
+    path: str
+    """Root of the event log: a folder or any fsspec URL that holds dt=YYYY-MM-DD partitions."""
+    train: DayRange
+    """Days trained on, as {from: 2026-01-01, to: 2026-01-04}."""
+    eval: DayRange | None = None
+    """Days evaluated on after training; none = no evaluation."""
+    require_success: bool = True
+    """Refuse a day without its _SUCCESS marker."""
+    funnel: Literal["error", "drop", "promote"] = "error"
+    """A positive label under a negative parent (an order without a click): error; drop = keep the row out of the
+    child's space and count it; promote = the parent's label becomes 1."""
+    shuffle_rows: Annotated[int, Field(ge=0)] = 524_288
+    """Rows held for shuffling, over all ranks together; 0 = the log's own order. Bounds the loader's memory."""
+    lanes: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Parallel streams the log is cut into, shared out among the ranks: at least the number of ranks. The order of
+    rows depends on it and not on the number of ranks."""
+    prefetch_batches: Annotated[int, Field(ge=1)] = 4
+    """Ready batches the reader thread keeps ahead of the training step."""
+
+    @field_validator("path")
+    @classmethod
+    def _no_trailing_slash(cls, path: str) -> str:
+        return path.rstrip("/") or path

@@ -1,0 +1,124 @@
+"""FeatureSpec: a column of the log -> ids into a table, or a number for the dense input.
+
+Every table has one row more than declared: its own out-of-vocabulary row, where unknown, negative and too-large ids
+go. They are counted, never clipped onto a real id.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from schemas.strict import Strict
+
+Sharding = Literal["auto", "table_wise", "row_wise", "column_wise", "data_parallel"]
+
+
+class TableSpec(Strict):
+    """One embedding table."""
+
+    rows: Annotated[int, Field(ge=1, le=2**31 - 2)]
+    """Ids 0 .. rows-1 have a row each; one more row, the last, takes everything out of vocabulary."""
+    dim: Annotated[int, Field(ge=4, le=4096, multiple_of=4)]
+    """Width of a row; a multiple of 4, as the fused kernels need."""
+    sharding: Sharding = "auto"
+    """How the table lies over the ranks: auto (TorchRec's planner chooses), table_wise, row_wise, column_wise or
+    data_parallel."""
+    init_scale: Annotated[float, Field(gt=0)] | None = None
+    """Rows start uniform in [-init_scale, init_scale]; default 1 / sqrt(rows + 1), as TorchRec does."""
+
+
+class _Feature(Strict):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+    """Name of the feature: the key of its embedding and, unless `column` says otherwise, its column."""
+    column: str = ""
+    """Column of the log; default: the feature's name."""
+
+    @property
+    def source(self) -> str:
+        """The column the feature is read from."""
+        return self.column or self.name
+
+
+class _Embedded(_Feature):
+    table: str = ""
+    """Table the ids point into; default: the table of the feature's own name. Features may share one."""
+
+    @property
+    def table_name(self) -> str:
+        """The table the feature's ids point into."""
+        return self.table or self.name
+
+
+class IdFeature(_Embedded):
+    """One integer id a row."""
+
+    kind: Literal["id"]
+    hash: bool = False
+    """Spread arbitrary 64-bit ids over the table by hashing; otherwise ids are row numbers."""
+    missing: Literal["error", "unknown"] = "error"
+    """What a null means: refuse the log, or count it as out of vocabulary."""
+
+
+class IdListFeature(_Embedded):
+    """A list of integer ids a row, pooled into one vector. An empty list pools to zeros."""
+
+    kind: Literal["ids"]
+    pooling: Literal["sum", "mean"] = "mean"
+    """How the rows of a list become one vector. With weights, mean divides by the sum of the weights."""
+    weights: str | None = None
+    """Column with one float weight an id, of the same lengths."""
+    hash: bool = False
+    """Spread arbitrary 64-bit ids over the table by hashing; otherwise ids are row numbers."""
+
+
+class StringFeature(_Embedded):
+    """One string a row, hashed into its table (64-bit FNV-1a, mixed, modulo the table's rows)."""
+
+    kind: Literal["string"]
+    missing: Literal["error", "unknown"] = "error"
+    """What a null means: refuse the log, or count it as out of vocabulary."""
+
+
+class FloatFeature(_Feature):
+    """One number a row, for the dense input."""
+
+    kind: Literal["float"]
+    transform: Literal["none", "log1p", "standardize"] = "none"
+    """none; log1p = log(1 + max(x, 0)); standardize = (x - mean) / std."""
+    mean: float | None = None
+    """Mean of the column, for standardize."""
+    std: Annotated[float, Field(gt=0)] | None = None
+    """Standard deviation of the column, for standardize."""
+    missing: float | None = None
+    """Value that stands for null and NaN; without it both are refused."""
+
+    @model_validator(mode="after")
+    def _needs(self) -> "FloatFeature":
+        given = self.mean is not None and self.std is not None
+        if self.transform == "standardize" and not given:
+            raise ValueError("transform 'standardize' needs both 'mean' and 'std'")
+        if self.transform != "standardize" and (self.mean is not None or self.std is not None):
+            raise ValueError(f"'mean' and 'std' belong to transform 'standardize', not '{self.transform}'")
+        return self
+
+
+class BucketFeature(_Embedded):
+    """One number a row, cut at the boundaries into a bucket with its own embedding."""
+
+    kind: Literal["bucket"]
+    boundaries: Annotated[list[float], Field(min_length=1)]
+    """Rising cuts: bucket i holds boundaries[i-1] <= x < boundaries[i]."""
+    missing: float | None = None
+    """Value that stands for null and NaN; without it both are refused."""
+
+    @model_validator(mode="after")
+    def _rising(self) -> "BucketFeature":
+        if any(b <= a for a, b in zip(self.boundaries, self.boundaries[1:], strict=False)):
+            raise ValueError("boundaries must rise strictly")
+        return self
+
+
+EmbeddedFeature = IdFeature | IdListFeature | StringFeature | BucketFeature
+FeatureSpec = Annotated[
+    IdFeature | IdListFeature | StringFeature | FloatFeature | BucketFeature, Field(discriminator="kind")
+]

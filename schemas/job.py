@@ -1,0 +1,226 @@
+"""JobConfig: the whole YAML in one typed tree, checked as a whole before anything starts."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from schemas.errors import InputError
+from schemas.events import PARTITION_KEY, DataConfig
+from schemas.features import (
+    BucketFeature,
+    EmbeddedFeature,
+    FeatureSpec,
+    FloatFeature,
+    IdListFeature,
+    TableSpec,
+)
+from schemas.model import ModelConfig
+from schemas.strict import Strict, nearest
+from schemas.tasks import TaskSpec, parents
+
+
+class EmbeddingOptimizerConfig(Strict):
+    """The optimizer fused into the tables' backward pass."""
+
+    name: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] = "rowwise_adagrad"
+    """rowwise_adagrad keeps one number a row; adagrad one an element; adam runs on CUDA alone."""
+    lr: Annotated[float, Field(gt=0)] = 0.05
+    """Learning rate of the tables, constant over the run."""
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the root of the state."""
+
+
+class DenseOptimizerConfig(Strict):
+    """AdamW for everything that is not a table."""
+
+    lr: Annotated[float, Field(gt=0)] = 1e-3
+    """Peak learning rate."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.999)
+    """Decay rates of the moments."""
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    """Added to the root of the second moment."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the rate rises linearly from 0 to lr."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """How the rate falls from the end of the warm-up to the last step."""
+    final_lr_fraction: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """The rate at the last step, as a fraction of lr."""
+
+
+class TrainConfig(Strict):
+    """How long, how much at once, how often to speak and to save."""
+
+    batch_size: Annotated[int, Field(ge=1)] = 8192
+    """Rows a step over ALL ranks together, so that the result does not depend on how many there are."""
+    epochs: Annotated[int, Field(ge=1)] = 1
+    """Passes over the training days."""
+    max_steps: Annotated[int, Field(ge=1)] | None = None
+    """Stop after so many steps; none = all rows of all epochs."""
+    log_every: Annotated[int, Field(ge=1)] = 20
+    """Steps between progress lines, each over the window of rows since the last."""
+    checkpoint_every: Annotated[int, Field(ge=1)] = 200
+    """Steps between committed checkpoints; one more is made at the end."""
+    keep_last: Annotated[int, Field(ge=1)] = 3
+    """Committed checkpoints kept; older ones are removed."""
+    resume: bool = True
+    """Go on from the newest committed checkpoint of `output`; false refuses an output that has one."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: autocast of the dense network (tables and losses stay fp32)."""
+    compile: bool = False
+    """torch.compile of the dense network."""
+    timeout_seconds: Annotated[int, Field(ge=1)] = 600
+    """The longest any rank waits for another before the job fails."""
+
+
+class TrackingConfig(Strict):
+    """Weights & Biases."""
+
+    mode: Literal["auto", "online", "offline", "disabled"] = "auto"
+    """auto = online where a key is configured, offline elsewhere."""
+    project: str = "fulcrum"
+    """wandb project."""
+    entity: str | None = None
+    """wandb entity."""
+    group: str | None = None
+    """wandb group; default: the job's name, so that all attempts of a job stand together."""
+
+
+class JobConfig(Strict):
+    """One training job."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    """Name of the job."""
+    output: str
+    """Folder for checkpoints, metrics and the wandb run files."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seeds weights, dropout and the shuffle."""
+    data: DataConfig
+    tables: dict[str, TableSpec]
+    """Embedding tables by name."""
+    features: Annotated[list[FeatureSpec], Field(min_length=1)]
+    """What the model reads."""
+    tasks: Annotated[list[TaskSpec], Field(min_length=1)]
+    """What it predicts."""
+    model: ModelConfig
+    """The dense network: architecture, experts, towers."""
+    embedding_optimizer: EmbeddingOptimizerConfig = EmbeddingOptimizerConfig()
+    dense_optimizer: DenseOptimizerConfig = DenseOptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @property
+    def embedded(self) -> list[EmbeddedFeature]:
+        """The features that point into tables, in the order of the batch's keys."""
+        return [f for f in self.features if not isinstance(f, FloatFeature)]
+
+    @property
+    def dense(self) -> list[FloatFeature]:
+        """The features of the dense input, in the order of its columns."""
+        return [f for f in self.features if isinstance(f, FloatFeature)]
+
+    @property
+    def parents(self) -> list[int | None]:
+        """Index of each task's parent, None for a root."""
+        return parents(self.tasks)
+
+    @property
+    def weighted_ids(self) -> bool:
+        """Whether every id carries a weight.
+
+        All pooling is a sum in the tables; a mean is a sum of ids of weight 1 / length. So features with unlike
+        pooling may share a table, and the mean is the same under every sharding plan.
+        """
+        return any(isinstance(f, IdListFeature) and (f.pooling == "mean" or f.weights) for f in self.features)
+
+    @property
+    def columns(self) -> list[str]:
+        """Every column of the log the job reads, once each."""
+        out = dict.fromkeys(f.source for f in self.features)
+        out |= dict.fromkeys(f.weights for f in self.features if isinstance(f, IdListFeature) and f.weights)
+        return list(out | dict.fromkeys(t.source for t in self.tasks))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "JobConfig":
+        parents(self.tasks)
+        self._check_features()
+        self._check_tables()
+        self._check_experts()
+        if not self.embedded:
+            raise InputError("features: at least one must have a table; a job of floats alone has nothing to shard")
+        return self
+
+    def _check_features(self) -> None:
+        names = [f.name for f in self.features]
+        for name in names:
+            if names.count(name) > 1:
+                raise InputError(f"features: '{name}' is declared {names.count(name)} times; rename one")
+        labels = {task.source: task.name for task in self.tasks}
+        for feature in self.features:
+            read = [feature.source]
+            if isinstance(feature, IdListFeature) and feature.weights:
+                read.append(feature.weights)
+            for column in read:
+                if column in labels:
+                    raise InputError(
+                        f"features.{feature.name}: column '{column}' is the label of task '{labels[column]}'; "
+                        "a label as a feature leaks the answer. Remove the feature"
+                    )
+                if column == PARTITION_KEY:
+                    raise InputError(f"features.{feature.name}: '{PARTITION_KEY}' is the partition key, not a column")
+        for task in self.tasks:
+            if [t.source for t in self.tasks].count(task.source) > 1:
+                raise InputError(f"tasks.{task.name}: label column '{task.source}' belongs to another task as well")
+
+    def _check_tables(self) -> None:
+        used = set()
+        for feature in self.embedded:
+            table = self.tables.get(feature.table_name)
+            if table is None:
+                hint = nearest(feature.table_name, list(self.tables)) if self.tables else "declare it under 'tables'"
+                raise InputError(f"features.{feature.name}: no table '{feature.table_name}'; {hint}")
+            used.add(feature.table_name)
+            if isinstance(feature, BucketFeature) and table.rows < len(feature.boundaries) + 1:
+                raise InputError(
+                    f"tables.{feature.table_name}.rows: {table.rows} rows for the {len(feature.boundaries) + 1} "
+                    f"buckets of feature '{feature.name}'; at least one row a bucket is needed"
+                )
+        for name, table in self.tables.items():
+            if name not in used:
+                raise InputError(f"tables.{name}: no feature points into it; remove it or name it in a feature")
+            self._check_sharding(name, table)
+
+    def _check_sharding(self, name: str, table: TableSpec) -> None:
+        if table.sharding == "column_wise" and table.dim < 8:
+            raise InputError(f"tables.{name}: dim {table.dim} cannot be cut column-wise; use 8 or more")
+        if table.sharding == "data_parallel" and self.embedding_optimizer.name == "adam":
+            raise InputError(
+                f"tables.{name}.sharding: a data_parallel table under 'adam' would be trained by another rule than a "
+                "sharded one (dense instead of lazy moments); use rowwise_adagrad, adagrad or sgd"
+            )
+
+    def _check_experts(self) -> None:
+        counts = self.task_experts()
+        for task, count in zip(self.tasks, counts, strict=True):
+            if count + self.model.shared_experts == 0:
+                raise InputError(f"model: task '{task.name}' has neither own nor shared experts; give it one")
+
+    def task_experts(self) -> list[int]:
+        """Number of own experts of each task, in the order of the tasks."""
+        experts = self.model.task_experts
+        names = [task.name for task in self.tasks]
+        if isinstance(experts, int):
+            return [experts] * len(names)
+        for name in experts:
+            if name not in names:
+                raise InputError(f"model.task_experts: no task '{name}'; {nearest(name, names)}")
+        for name in names:
+            if name not in experts:
+                raise InputError(f"model.task_experts: task '{name}' is missing; give every task its number")
+        return [experts[name] for name in names]
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of the YAML, for editors."""
+    return JobConfig.model_json_schema(by_alias=True)

@@ -1,0 +1,186 @@
+"""The job as a person runs it: torchrun, checkpoints, resume after kill -9, two agents, the wandb record."""
+
+import json
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pipeline.train.checkpoint import Checkpoints
+from pipeline.tracking import git_revision
+from tests.distributed.command import SECONDS, assert_bitwise, command, environment, kill_all, run, start
+from tests.logs import DAYS, set_key, small_config, write_config, write_log
+
+STEPS = 120
+BATCH = 64
+EVERY = 40
+
+
+@dataclass
+class Finished:
+    """A job that ran to its end on two ranks."""
+
+    config: Path
+    output: Path
+    printed: str
+
+
+def write_job(folder: Path) -> Path:
+    """A job of STEPS steps that tracks offline."""
+    write_log(folder / "log", DAYS[:1], STEPS * BATCH - 10, seed=2, row_group_rows=1000, files_per_day=3)
+    write_log(folder / "log", DAYS[1:], 100)
+    config = small_config(folder / "log", "out")
+    changes = {
+        "data.train": {"from": DAYS[0], "to": DAYS[0]},
+        "data.eval": {"from": DAYS[2], "to": DAYS[2]},
+        "data.shuffle_rows": 2000,
+        "model.dropout": 0.2,
+        "tables.user.sharding": "row_wise",
+        "tables.city.sharding": "data_parallel",
+        "tasks.cart.decay": 0.99,
+        "dense_optimizer": {"lr": 0.002, "warmup_steps": 10, "schedule": "cosine"},
+        "train.batch_size": BATCH,
+        "train.log_every": 10,
+        "train.checkpoint_every": EVERY,
+        "tracking": {"mode": "offline", "project": "tests", "group": "the-group"},
+    }
+    for key, value in changes.items():
+        set_key(config, key, value)
+    return write_config(folder / "job.yaml", config)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder = tmp_path_factory.mktemp("job")
+    config = write_job(folder)
+    return Finished(config, folder / "out", run(config))
+
+
+def last(output: Path) -> Path:
+    commit = Checkpoints(output / "checkpoints", 1).newest()
+    assert commit is not None
+    assert commit.progress.step == STEPS
+    return commit.path
+
+
+def test_it_says_how_it_goes_and_where_things_lie(finished: Finished) -> None:
+    lines = finished.printed.splitlines()
+    progress = [line for line in lines if line.startswith("step ")]
+    assert len(progress) == STEPS // 10
+    for word in ("rows/s", "left", "AUC click", "cart", "fav", "order", f"of {STEPS * BATCH - 10:,} rows"):
+        assert word in progress[-1]
+    assert "(100%)" in progress[-1]
+    table = finished.printed[finished.printed.index("task ") :]
+    for row in ("click", "cart", "fav", "order", "cart (joint)", "fav (joint)", "order (joint)"):
+        assert f"\n{row}  " in table
+    assert str(last(finished.output).relative_to(finished.config.parent)) in finished.printed
+    assert "wandb leet" in finished.printed
+
+
+def test_checkpoints_are_whole_and_the_oldest_go(finished: Finished) -> None:
+    folders = sorted(p.name for p in (finished.output / "checkpoints").iterdir() if p.is_dir())
+    assert folders == [f"step-{n:08d}" for n in (EVERY, 2 * EVERY, STEPS)]
+    manifest = json.loads((last(finished.output) / "manifest.json").read_text())
+    assert manifest["progress"] == {"step": STEPS, "epoch": 1, "rows_done": 0, "samples": STEPS * BATCH - 10}
+    on_disk = {p.name: p.stat().st_size for p in last(finished.output).iterdir() if p.name != "manifest.json"}
+    assert {name: told["bytes"] for name, told in manifest["files"].items()} == on_disk
+
+
+def test_the_same_command_again_does_not_train_on(finished: Finished) -> None:
+    before = sorted(p.name for p in (finished.output / "checkpoints").iterdir())
+    printed = run(finished.config, "tracking.mode=disabled")
+    assert "trained to its end already" in printed
+    assert "step  " not in printed
+    assert (
+        finished.printed[finished.printed.index("task ") :].splitlines()[:9]
+        == (printed[printed.index("task ") :].splitlines()[:9])
+    ), "the same metrics from the checkpoint"
+    assert sorted(p.name for p in (finished.output / "checkpoints").iterdir()) == before
+
+
+def test_kill_9_and_the_same_command_ends_with_the_same_weights(finished: Finished) -> None:
+    overrides = ("output=killed", "tracking.mode=disabled")
+    process = start(finished.config, *overrides)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(f"step {EVERY + 20:>6}"):  # between the first checkpoint and the second
+            break
+    kill_all(process)
+    output = finished.config.parent / "killed"
+    commit = Checkpoints(output / "checkpoints", 1).newest()
+    assert commit is not None
+    assert EVERY <= commit.progress.step < STEPS
+    # what a kill inside a save leaves behind: a directory without a manifest is never read
+    torn = output / "checkpoints" / f"step-{STEPS:08d}"
+    torn.mkdir()
+    (torn / "__0_0.distcp").write_bytes(b"half")
+    printed = run(finished.config, *overrides)
+    assert f"going on from step {commit.progress.step}" in printed
+    assert_bitwise(last(output), last(finished.output))
+
+
+def test_two_agents_train_as_one_job(finished: Finished) -> None:
+    """--nnodes 2, a rank each, c10d rendezvous on loopback."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    flags = ("--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d", "--rdzv-id", "two-agents")
+    flags += ("--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1")
+    overrides = ("output=agents", "tracking.mode=disabled")
+    agents = [
+        subprocess.Popen(
+            command(finished.config, *overrides, flags=flags),
+            env=environment(),
+            cwd=finished.config.parent,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    try:
+        printed = [agent.communicate(timeout=SECONDS)[0] for agent in agents]
+    finally:
+        for agent in agents:
+            agent.kill()
+    assert [agent.returncode for agent in agents] == [0, 0], "\n".join(printed)
+    assert sum("on 2 ranks" in text for text in printed) == 1, "one job, one voice"
+    assert_bitwise(last(finished.config.parent / "agents"), last(finished.output))
+
+
+def test_the_wandb_record_holds_every_task(finished: Finished) -> None:
+    """Read back with wandb's own reader."""
+    runs = list((finished.output / "wandb").glob("offline-run-*"))
+    assert len(runs) == 1, "one run a job, however many ranks"
+    reader = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json"]
+    read = subprocess.run(
+        reader,
+        env=environment() | {"WANDB_DIR": str(finished.output)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    records = [json.loads(line) for line in read.stdout.splitlines()]
+    history = [record["history"]["item"] for record in records if record["type"] == "history"]
+    keys = {key for row in history for key in row}
+    for task in ("click", "cart", "fav", "order"):
+        for metric in ("auc", "log_loss", "ne", "calibration", "rows", "positives"):
+            assert f"train/{task}/{metric}" in keys
+            assert f"eval/{task}/{metric}" in keys
+        assert f"train/{task}/loss" in keys
+    for task in ("cart", "fav", "order"):
+        assert f"eval/{task}/joint_auc" in keys
+    samples = [row["samples"] for row in history]
+    assert samples == sorted(samples)
+    assert samples[-1] == STEPS * BATCH - 10
+    (begun,) = [record["run"] for record in records if record["type"] == "run"]
+    config = begun["config"]["update"]
+    assert begun["run_group"] == "the-group"
+    assert begun["job_type"] == "train"
+    assert config["train"]["batch_size"] == BATCH
+    assert config["world_size"] == 2
+    assert config["git"] == git_revision()
