@@ -1,4 +1,4 @@
-"""Write the generated event log: `python -m jobs.generate --out PATH`."""
+"""Write the generated event log, with labels of a declared truth."""
 
 import argparse
 import datetime as dt
@@ -16,7 +16,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 def _parser() -> argparse.ArgumentParser:
     world, log = TruthSpec(), LogSpec()
-    parser = argparse.ArgumentParser("python -m jobs.generate", description=DESCRIPTION, allow_abbrev=False)
+    parser = argparse.ArgumentParser("./launch.sh generate", description=DESCRIPTION, allow_abbrev=False)
     add = parser.add_argument
     add("--out", required=True, metavar="PATH", help="folder to write: a path or an fsspec URL (s3://..., gs://...)")
     add("--days", type=int, default=log.days, metavar="N", help="days to write (%(default)s)")

@@ -29,6 +29,8 @@ class Batch(Pipelineable):
     """float32 labels, 0 or 1."""
     space_BT: Tensor
     """float32, 1 where the row lies in the task's sample space."""
+    broken_T: Tensor
+    """int64, positive labels under a negative parent, by task: what policy drop or promote let through."""
     row_ids_B: Tensor
     """int64 global row ids."""
     unknown_K: Tensor

@@ -20,6 +20,9 @@ from schemas.job import JobConfig
 Mode = Literal["online", "offline", "disabled"]
 HOST = "api.wandb.ai"
 START_SECONDS = 30
+"""The longest the job waits for a server that does not answer, before it logs offline."""
+FINISH_SECONDS = 120
+"""The longest it waits for the last uploads; what is missing lies on disk for `wandb sync`."""
 
 
 class Tracking:
@@ -62,7 +65,7 @@ class Tracking:
             "dir": str(folder),
             "config": config | {"git": git_revision()},
         }
-        settings = wandb.Settings(console="off", silent=True, init_timeout=START_SECONDS)
+        settings = wandb.Settings(console="off", silent=True, init_timeout=START_SECONDS, finish_timeout=FINISH_SECONDS)
         try:
             self._run = wandb.init(**arguments, mode=self.mode, settings=settings)
         except wandb.errors.CommError:

@@ -23,11 +23,13 @@ class Collator:
         self._parents = job.parents
         self._rows = [job.tables[f.table_name].rows for f in job.embedded]
         self._weighted = job.weighted_ids
+        self._promote = job.data.funnel == "promote"
 
     def __call__(self, batch: pa.RecordBatch, padded: int, epoch: int, end_row: int) -> Batch:
         """The Batch of the encoded rows, its sparse part padded to `padded` rows."""
         rows = batch.num_rows
         labels_BT = self._stack(batch, self._labels)
+        broken_T = self._funnel(labels_BT)
         values, lengths, weights = [], np.zeros((len(self._embedded), padded), np.int32), []
         for k, feature in enumerate(self._embedded):
             value_M, length_B, weight_M = self._sparse(feature, batch)
@@ -45,6 +47,7 @@ class Collator:
             ),
             labels_BT=labels_BT,
             space_BT=self._space(labels_BT),
+            broken_T=broken_T,
             row_ids_B=torch.from_numpy(_numpy(batch.column(ROW_ID)).copy()),
             # the encoder put out-of-vocabulary ids on row `rows`, and nothing else lies there
             unknown_K=torch.tensor([np.count_nonzero(v == rows) for v, rows in zip(values, self._rows, strict=True)]),
@@ -76,6 +79,26 @@ class Collator:
         else:
             weight_M = np.ones(len(value_M) if self._weighted else 0, np.float32)
         return value_M, length_B, weight_M
+
+    def _funnel(self, labels_BT: Tensor) -> Tensor:
+        """Counts each task's positive labels under a negative parent; policy `promote` sets the parent to 1.
+
+        Here and not in the encoder, which sees some rows twice (a row group shared by two lanes).
+        """
+        broken_T = torch.zeros(len(self._parents), dtype=torch.int64)
+        # children before parents, so that a promotion climbs the whole chain
+        for child in sorted(range(len(self._parents)), key=self._depth, reverse=True):
+            parent = self._parents[child]
+            if parent is not None:
+                broken_B = labels_BT[:, child] > labels_BT[:, parent]
+                broken_T[child] = broken_B.sum()
+                if self._promote:
+                    labels_BT[:, parent] += broken_B
+        return broken_T
+
+    def _depth(self, task: int) -> int:
+        parent = self._parents[task]
+        return 0 if parent is None else 1 + self._depth(parent)
 
     def _space(self, labels_BT: Tensor) -> Tensor:
         """1 where every ancestor's label is 1."""

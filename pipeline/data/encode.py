@@ -11,7 +11,6 @@ Everything a log may break is found here, where file, row group and column are k
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,12 +55,10 @@ def weight_key(feature: str) -> str:
 
 
 class Encoder:
-    """Checks and encodes one Arrow batch after another; counts what it lets through."""
+    """Checks and encodes one Arrow batch after another."""
 
     def __init__(self, job: JobConfig) -> None:
         self.job = job
-        self.funnel_violations = 0
-        """Positive labels under a negative parent that the policy dropped or promoted, since the start."""
         self.schema = _schema(job)
         self._encode: dict[type, Callable[[Any, pa.RecordBatch, Where], list[tuple[str, pa.Array]]]] = {
             IdFeature: self._id,
@@ -166,26 +163,22 @@ class Encoder:
 
     def _labels(self, batch: pa.RecordBatch, where: Where) -> list[tuple[str, pa.Array]]:
         labels = [_label(batch.column(task.source), task.source, where) for task in self.job.tasks]
-        parents = self.job.parents
-        # children before parents, so that a promotion climbs the whole chain
-        for child in sorted(range(len(labels)), key=partial(_depth, parents), reverse=True):
-            parent = parents[child]
-            if parent is None:
-                continue
-            broken_N = labels[child] > labels[parent]
-            count = int(np.count_nonzero(broken_N))
-            if not count:
-                continue
-            if self.job.data.funnel == "error":
-                names = self.job.tasks[child].source, self.job.tasks[parent].source
-                raise InputError(
-                    f"{where}: {count} rows have '{names[0]}' = 1 and '{names[1]}' = 0, the first is "
-                    f"{where.row(int(np.argmax(broken_N)))}; mend the log, or set data.funnel to drop or promote"
-                )
-            self.funnel_violations += count
-            if self.job.data.funnel == "promote":
-                labels[parent] = labels[parent] | labels[child]
+        if self.job.data.funnel == "error":
+            for child, parent in enumerate(self.job.parents):
+                if parent is not None:
+                    self._check_funnel(child, parent, labels, where)
         return [(label_key(t.name), pa.array(label_N)) for t, label_N in zip(self.job.tasks, labels, strict=True)]
+
+    def _check_funnel(self, child: int, parent: int, labels: list[npt.NDArray[np.int8]], where: Where) -> None:
+        broken_N = labels[child] > labels[parent]
+        count = int(np.count_nonzero(broken_N))
+        if count:
+            names = self.job.tasks[child].source, self.job.tasks[parent].source
+            have = "row has" if count == 1 else "rows have"
+            raise InputError(
+                f"{where}: {count} {have} '{names[0]}' = 1 and '{names[1]}' = 0, the first is "
+                f"{where.row(int(np.argmax(broken_N)))}; mend the log, or set data.funnel to drop or promote"
+            )
 
 
 def _schema(job: JobConfig) -> pa.Schema:
@@ -204,11 +197,6 @@ def _schema(job: JobConfig) -> pa.Schema:
 
 def _list(element: pa.DataType) -> pa.ListType:
     return pa.list_(pa.field("item", element, nullable=False))
-
-
-def _depth(parents: list[int | None], task: int) -> int:
-    parent = parents[task]
-    return 0 if parent is None else 1 + _depth(parents, parent)
 
 
 def _null(column: str, where: Where, remedy: str) -> InputError:

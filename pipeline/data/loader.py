@@ -6,6 +6,7 @@ the end of the log.
 
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from types import TracebackType
 
@@ -25,11 +26,15 @@ POLL_SECONDS = 0.5
 class Loader:
     """Iterates over one rank's batches of one epoch, from `done` rows of the epoch on."""
 
-    def __init__(self, job: JobConfig, source: Source, rank: int = 0, world: int = 1, done: int = 0) -> None:
+    def __init__(
+        self, job: JobConfig, source: Source, rank: int = 0, world: int = 1, done: int = 0, pin: bool = False
+    ) -> None:
         if world > source.order.lanes:
             raise InputError(f"data.lanes: {world} ranks share {source.order.lanes} lanes; set it to {world} or more")
         self.source = source
         self.rank, self.world, self.done = rank, world, done
+        self._pin = pin  # page-locked batches, which a GPU fetches while it computes
+        self._patience = job.train.timeout_seconds
         self.encoder = Encoder(job)
         self._collator = Collator(job)
         self._queue: queue.Queue[Batch | BaseException | None] = queue.Queue(job.data.prefetch_batches)
@@ -52,13 +57,18 @@ class Loader:
 
     def _next(self) -> Batch | None:
         """The next batch, None at the end; an error of the reader is raised here."""
+        deadline = time.monotonic() + self._patience
         while True:
             try:
                 item = self._queue.get(timeout=POLL_SECONDS)
             except queue.Empty:
-                # bounded by the reader's own life: it always ends its queue with None or an error
                 if not self._thread.is_alive() and self._queue.empty():
                     raise RuntimeError("the reader thread died without a word") from None
+                if time.monotonic() > deadline:
+                    raise InputError(
+                        f"rank {self.rank} has waited {self._patience} s for the reader's next batch; see whether "
+                        "the storage answers, or raise train.timeout_seconds"
+                    ) from None
                 continue
             if isinstance(item, BaseException):
                 raise item
@@ -67,7 +77,7 @@ class Loader:
     def _run(self) -> None:
         try:
             for batch in self.batches():
-                if not self._put(batch):
+                if not self._put(batch.pin_memory() if self._pin else batch):
                     return
             self._put(None)
         except BaseException as error:

@@ -21,9 +21,19 @@ def progress_line(report: Report) -> str:
     progress = report.progress
     share = progress.samples / max(report.total_rows, 1)
     aucs = "  ".join(f"{task} {_number(m.auc, '.4f')}" for task, m in report.metrics.own.items())
+    broken = ", ".join(f"{count:,} {task}" for task, count in report.broken.items())
     return (
         f"step {progress.step:>6}  {progress.samples:>11,} of {report.total_rows:,} rows ({share:4.0%})  "
         f"{report.rows_per_second:>9,.0f} rows/s  {duration(report.seconds_left):>6} left  AUC {aucs}"
+        + (f"  funnel broken: {broken}" if broken else "")
+    )
+
+
+def evaluation_line(done: int, total: int, rows_per_second: float) -> str:
+    """Rows evaluated of all, rows/s, time left."""
+    left = duration((total - done) / max(rows_per_second, 1e-9))
+    return (
+        f"evaluated  {done:>11,} of {total:,} rows ({done / total:4.0%})  {rows_per_second:>9,.0f} rows/s  {left} left"
     )
 
 

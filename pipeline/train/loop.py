@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import torch
 import torch.distributed as dist
@@ -33,6 +33,8 @@ class Report:
     dense_lr: float
     unknown: dict[str, float]
     """Share of each sparse feature's ids that were out of vocabulary."""
+    broken: dict[str, int]
+    """Rows of each child task whose label is 1 under a parent's 0."""
 
     @property
     def seconds_left(self) -> float:
@@ -53,15 +55,12 @@ def total_rows(job: JobConfig, rows: int) -> int:
     return epochs * rows + min(rest * job.train.batch_size, rows)
 
 
-def training_batches(
-    job: JobConfig, manifest: Manifest, ranks: Ranks, start: Progress, loaders: list[Loader]
-) -> Iterator[Batch]:
-    """This rank's batches of all epochs that are left; each epoch's loader is appended to `loaders`."""
+def training_batches(job: JobConfig, manifest: Manifest, ranks: Ranks, start: Progress) -> Generator[Batch, None, None]:
+    """This rank's batches of all epochs that are left; closing it ends the reader thread."""
     done = start.rows_done
     for epoch in range(start.epoch, job.train.epochs):
         source = epoch_source(job, manifest, epoch, shuffle=True)
-        with Loader(job, source, ranks.rank, ranks.world, done) as loader:
-            loaders.append(loader)
+        with Loader(job, source, ranks.rank, ranks.world, done, ranks.device.type == "cuda") as loader:
             yield from loader
         done = 0
 
@@ -83,14 +82,13 @@ class Training:
         self.optimizers, self.checkpoints, self.config = optimizers, checkpoints, config
         self.steps = total_steps(job, manifest.rows)
         self.rows = total_rows(job, manifest.rows)
-        self.loaders: list[Loader] = []
 
     def run(self, start: Progress, tell: Callable[[Report], None]) -> Progress:
         """Trains from `start` to the end; `tell` gets a report a window, on rank 0. Returns where it ended."""
         train = self.job.train
         progress, window = start, _Window(self, start)
         self.model.train()
-        batches = training_batches(self.job, self.manifest, self.ranks, start, self.loaders)
+        batches = training_batches(self.job, self.manifest, self.ranks, start)
         step = TrainStep(self.model, self.optimizers, self.job, self.ranks, self.steps)
         saved = start.step
         try:
@@ -106,7 +104,7 @@ class Training:
                     self.save(progress)
                     saved = progress.step
         finally:
-            batches.close()  # type: ignore[attr-defined] # a generator; ends its reader thread
+            batches.close()
             step.detach()
         assert saved == progress.step
         return progress
@@ -137,25 +135,26 @@ class _Window:
     def _open(self, progress: Progress) -> None:
         self._metrics.reset()
         self._outputs: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._ids: list[torch.Tensor] = []
+        self._counts: list[torch.Tensor] = []
         self._since, self._samples = time.perf_counter(), progress.samples
 
     def add(self, output: StepOutput) -> None:
         batch = output.batch
         self._metrics.update(output.logits_BT, batch.labels_BT, batch.space_BT)
         self._outputs.append((output.sums.loss_T, output.sums.rows_T))
-        self._ids.append(torch.stack([batch.unknown_K, batch.ids_K]))
+        self._counts.append(torch.cat([batch.unknown_K, batch.ids_K, batch.broken_T]))
 
     def close(self, progress: Progress) -> Report | None:
         """The window's report on rank 0, None elsewhere; every rank must call it."""
         seconds = time.perf_counter() - self._since
         metrics = self._metrics.compute()
-        ids_2K = torch.stack(self._ids).sum(0)
-        dist.all_reduce(ids_2K)
+        counts = torch.stack(self._counts).sum(0)
+        dist.all_reduce(counts)
         report = None
         if metrics is not None:
             loss_T, rows_T = (torch.stack(part).sum(0).tolist() for part in zip(*self._outputs, strict=True))
-            unknown_K, all_K = ids_2K.tolist()
+            keys, tasks = len(self._features), len(self._tasks)
+            unknown_K, all_K, broken_T = (part.tolist() for part in counts.split([keys, keys, tasks]))
             report = Report(
                 progress=progress,
                 total_rows=self._training.rows,
@@ -164,6 +163,7 @@ class _Window:
                 losses={t: s / n for t, s, n in zip(self._tasks, loss_T, rows_T, strict=True) if n},
                 dense_lr=self._training.optimizers.dense_lr,
                 unknown={f: u / max(n, 1) for f, u, n in zip(self._features, unknown_K, all_K, strict=True)},
+                broken={t: n for t, n in zip(self._tasks, broken_T, strict=True) if n},
             )
         self._open(progress)
         return report

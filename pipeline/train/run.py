@@ -8,7 +8,7 @@ from pipeline.embedding.sharding import shard
 from pipeline.model import RankingModel
 from pipeline.tracking import Tracking
 from pipeline.train.checkpoint import Checkpoints, Commit, Progress, load_training
-from pipeline.train.console import metrics_table, progress_line
+from pipeline.train.console import evaluation_line, metrics_table, progress_line
 from pipeline.train.dist import Ranks
 from pipeline.train.loop import Report, Training, evaluate
 from pipeline.train.optim import Optimizers
@@ -55,7 +55,7 @@ def run_job(
         if evaluation is not None:
             say(f"evaluating on {evaluation.rows:,} rows")
             metrics = evaluate(
-                job, evaluation, sharded, ranks, lambda rows, speed: say(f"  {rows:,} rows, {speed:,.0f} rows/s")
+                job, evaluation, sharded, ranks, lambda rows, speed: say(evaluation_line(rows, evaluation.rows, speed))
             )
             if metrics is not None and tracking is not None:
                 tracking.metrics("eval", end.samples, metrics, {})
@@ -108,6 +108,7 @@ def _tell(report: Report, tracking: Tracking | None) -> None:
     if tracking is not None:
         more = {f"train/{task}/loss": loss for task, loss in report.losses.items()}
         more |= {f"data/unknown/{feature}": share for feature, share in report.unknown.items()}
+        more |= {f"data/funnel_broken/{task}": float(rows) for task, rows in report.broken.items()}
         more |= {"train/rows_per_second": report.rows_per_second, "train/dense_lr": report.dense_lr}
         tracking.metrics("train", report.progress.samples, report.metrics, more)
 

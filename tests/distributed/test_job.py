@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.train.checkpoint import Checkpoints
 from pipeline.tracking import git_revision
+from pipeline.train.checkpoint import Checkpoints
 from tests.distributed.command import SECONDS, assert_bitwise, command, environment, kill_all, run, start
 from tests.logs import DAYS, set_key, small_config, write_config, write_log
 

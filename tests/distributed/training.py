@@ -58,7 +58,7 @@ def train(rank: int, world: int, config: dict[str, Any]) -> RankState:
     manifest = plan(job, job.data.train)
     steps = total_steps(job, manifest.rows)
     step = TrainStep(model, optimizers, job, ranks, steps)
-    batches = training_batches(job, manifest, ranks, START, [])
+    batches = training_batches(job, manifest, ranks, START)
     losses, row_ids = [], []
     model.train()
     for number in range(steps):
@@ -75,7 +75,7 @@ def save(rank: int, world: int, config: dict[str, Any], folder: str) -> None:
     job, model, optimizers, ranks = build(config, rank, world)
     manifest = plan(job, job.data.train)
     step = TrainStep(model, optimizers, job, ranks, total_steps(job, manifest.rows))
-    batches = training_batches(job, manifest, ranks, START, [])
+    batches = training_batches(job, manifest, ranks, START)
     for number in range(total_steps(job, manifest.rows)):
         step(batches, number)
     batches.close()

@@ -166,6 +166,32 @@ def test_a_space_is_the_and_of_all_ancestors() -> None:
     }
 
 
+CHAIN = [{"name": "order", "given": "cart"}, {"name": "cart", "given": "click"}, {"name": "click"}]
+CLICK, CART, ORDER = [1, 1, 0, 0, 0, 1], [1, 0, 1, 0, 0, 1], [1, 1, 0, 1, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("policy", "cart", "click", "broken"),
+    [
+        ("drop", CART, CLICK, [2, 1, 0]),  # order without cart in rows 1 and 3, cart without click in row 2
+        # and the click that row 3's promoted cart brings with it
+        ("promote", [1, 1, 1, 1, 0, 1], [1, 1, 1, 1, 0, 1], [2, 2, 0]),
+    ],
+)
+def test_a_broken_funnel_is_counted_by_task_and_treated(
+    policy: str, cart: list[int], click: list[int], broken: list[int]
+) -> None:
+    config = small_config("log", "out")
+    set_key(config, "tasks", CHAIN)
+    set_key(config, "data.funnel", policy)
+    labels: dict[str, Any] = {"click": pa.array(CLICK), "cart": pa.array(CART), "order": pa.array(ORDER)}
+    batch = collate(parse_job(config, "test"), rows=6, **labels)
+    assert batch.broken_T.tolist() == broken
+    assert batch.labels_BT.T.tolist() == [ORDER, cart, click]
+    spaces = [[a * b for a, b in zip(cart, click, strict=True)], click, [1] * 6]
+    assert batch.space_BT.T.tolist() == spaces
+
+
 def test_a_slice_collates_like_its_rows() -> None:
     job = small_job("log")
     encoded = Encoder(job)(small_table(20).combine_chunks().to_batches()[0], np.arange(20), Where("part", 0, 0))

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.data.files import Manifest, open_parquet, plan
 from schemas.errors import InputError
@@ -79,8 +80,7 @@ def test_no_log(tmp_path: Path, kind: str) -> None:
         assert refusal(log) == f"data.path: no such path '{log}'; name the root of an event log"
 
 
-def test_a_path_of_an_unknown_kind(tmp_path: Path) -> None:
-    assert refusal(Path("nowhere://x")).startswith("nowhere:/x: no filesystem for") or True
+def test_a_path_of_an_unknown_kind() -> None:
     with pytest.raises(InputError, match=r"^nowhere://log: no filesystem for this kind of path: .*nowhere"):
         plan_small("nowhere://log")
 
@@ -124,10 +124,8 @@ def test_one_file_without_rows_is_no_matter(tmp_path: Path) -> None:
     log = tmp_path / "log"
     write_log(log)
     write_parquet(log / "dt=2026-01-01/part-00001.parquet", small_table(0))
-    assert [(g.path[-32:], g.first_row) for g in plan_small(log).groups] == [
-        ("/dt=2026-01-01/part-00000.parquet"[-32:], 0),
-        ("/dt=2026-01-02/part-00000.parquet"[-32:], 60),
-    ]
+    found = [(Path(group.path).parent.name, group.rows, group.first_row) for group in plan_small(log).groups]
+    assert found == [("dt=2026-01-01", 60, 0), ("dt=2026-01-02", 60, 60)]
 
 
 @pytest.mark.parametrize("column", ["user_id", "event_time"])
@@ -216,38 +214,35 @@ def test_a_truncated_file_is_named(tmp_path: Path, keep: int) -> None:
     )
 
 
-@pytest.mark.parametrize("find", [b"user_id", b"pandas", b"ARROW:schema"])
-def test_a_flipped_bit_in_the_footer_never_leaves_a_trace_of_arrow(tmp_path: Path, find: bytes) -> None:
-    """Thirty places of the footer, each byte with its high bit turned: refused by name, or of no consequence."""
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.6, 0.9])
+def test_a_flipped_bit_in_the_footer_is_told_by_name_or_of_no_consequence(tmp_path: Path, part: float) -> None:
     log = tmp_path / "log"
     path = Path(write_log(log, [DAYS[0]])[0])
     whole = path.read_bytes()
-    start = max(whole.rfind(find), len(whole) - 8 - int.from_bytes(whole[-8:-4], "little"))
-    refused = 0
-    for place in range(start, start + 30):
+    footer = int.from_bytes(whole[-8:-4], "little")
+    start = len(whole) - 8 - round(footer * (1 - part))
+    told = []
+    for place in range(start, start + 40):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x80]) + whole[place + 1 :])
         try:
             plan_small(log, {"data.train.to": DAYS[0]})
         except InputError as error:
-            assert str(path) in str(error)
-            refused += 1
-    assert refused > 0
+            told.append(str(error))
+    assert told
+    assert all(str(path) in text for text in told)
 
 
-def test_checksums_are_verified_on_reading(tmp_path: Path) -> None:
-    """Of two bytes turned inside pages, the reader that plan and lanes share says so; a plain one may not."""
-    path = Path(write_log(tmp_path / "log", age=pa.array([float(i) for i in range(60)]))[0])
+def test_page_checksums_are_verified(tmp_path: Path) -> None:
+    path = Path(write_log(tmp_path / "log")[0])
+    with pq.ParquetFile(path) as file:
+        chunk = file.metadata.row_group(0).column(file.schema_arrow.names.index("user_id"))
+    assert chunk.path_in_schema == "user_id"
+    end = (chunk.dictionary_page_offset or chunk.data_page_offset) + chunk.total_compressed_size
     whole = bytearray(path.read_bytes())
-    page = pq.ParquetFile(path).metadata.row_group(0).column(9)
-    assert page.path_in_schema == "age"
-    whole[
-        page.data_page_offset + page.total_compressed_size - (page.data_page_offset - page.dictionary_page_offset) - 2
-    ] ^= 1
+    whole[end - 1] ^= 1
     path.write_bytes(whole)
-    from fsspec.implementations.local import LocalFileSystem
-
     with open_parquet(LocalFileSystem(), str(path)) as file, pytest.raises(OSError, match="CRC"):
-        file.read(["age"])
+        file.read(["user_id"])
 
 
 def test_a_log_in_another_filesystem(tmp_path: Path) -> None:
@@ -256,5 +251,5 @@ def test_a_log_in_another_filesystem(tmp_path: Path) -> None:
     assert [g.rows for g in plan_small(url).groups] == [25, 25, 10, 25, 25, 10]
     with pytest.raises(InputError, match="the day 2026-01-09 is missing"):
         plan_small(url, {"data.train.from": "2026-01-09", "data.train.to": "2026-01-09"})
-    with pytest.raises(InputError, match="data.path: no such path 'memory://none'"):
+    with pytest.raises(InputError, match=r"data\.path: no such path 'memory://none'"):
         plan_small("memory://none")

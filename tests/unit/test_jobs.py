@@ -1,0 +1,75 @@
+"""The jobs' own words: help for each, the doctor's findings, the editor's schema."""
+
+import importlib.metadata
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jobs.doctor
+from jobs.__main__ import PARTS
+from schemas.job import json_schema
+
+ROOT = Path(__file__).parents[2]
+JOBS = sorted({p.stem for p in (ROOT / "jobs").glob("[a-z]*.py")} - PARTS)
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_help_lists_every_job() -> None:
+    shown = python("jobs").stdout
+    for job in JOBS:
+        assert f"\n  {job} " in shown
+    assert all(f"\n  {part} " not in shown for part in PARTS)
+
+
+@pytest.mark.parametrize("job", [*JOBS, "launch"])
+def test_every_job_has_help(job: str) -> None:
+    done = python(f"jobs.{job}", "--help")
+    assert done.returncode == 0
+    assert done.stdout.startswith("usage: ./launch.sh ")
+    assert done.stderr == ""
+
+
+def test_schema_is_printed() -> None:
+    assert json.loads(python("jobs.schema").stdout) == json_schema()
+
+
+@pytest.mark.parametrize(
+    ("installed", "cuda", "complaint"),
+    [
+        ({"torch": "2.13.0+cpu", "torchrec": "1.8.0", "fbgemm-gpu-cpu": "1.8.0"}, False, None),
+        ({"torch": "2.13.0", "torchrec": "1.8.0", "fbgemm-gpu": "1.8.0"}, True, None),
+        ({"torch": "2.11.0", "torchrec": "1.6.1", "fbgemm-gpu": "1.6.0"}, True, None),
+        ({"torch": "2.13.0", "torchrec": "1.6.1", "fbgemm-gpu-cpu": "1.8.0"}, False, "not a triple known to work"),
+        ({"torch": "2.13.0", "torchrec": "1.8.0"}, False, "a package of the triple is missing"),
+        ({"torch": "2.13.0", "torchrec": "1.8.0", "fbgemm-gpu-cpu": "1.8.0"}, True, "the CPU build of fbgemm"),
+    ],
+)
+def test_doctor_judges_the_triple(
+    monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], cuda: bool, complaint: str | None
+) -> None:
+    def version(name: str) -> str:
+        if name not in installed:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return installed[name]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    lines, wrong = jobs.doctor.check_triple(cuda)
+    assert len(lines) == 3
+    assert len(wrong) == (complaint is not None)
+    if complaint:
+        assert complaint in wrong[0]
+
+
+def test_doctor_finds_nothing_wrong_here() -> None:
+    done = python("jobs.doctor")
+    assert done.returncode == 0, done.stdout
+    assert "torchrec" in done.stdout
+    assert done.stdout.endswith("nothing is wrong\n")

@@ -1,0 +1,113 @@
+"""Tracking can fail in every way and the training does not notice."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import wandb
+
+from pipeline.metrics import Metrics, binary_metrics
+from pipeline.tracking import Tracking, git_revision
+from schemas.job import JobConfig
+from tests.logs import small_job
+
+
+def metrics() -> Metrics:
+    one_class = binary_metrics(torch.ones(3), logits_N=torch.zeros(3))
+    both = binary_metrics(torch.tensor([0.0, 1.0, 1.0]), logits_N=torch.tensor([-1.0, 2.0, 0.5]))
+    return Metrics({"click": both, "cart": one_class}, {})
+
+
+def job(tmp_path: Path, mode: str = "offline") -> JobConfig:
+    return small_job(tmp_path, tmp_path / "out", {"tracking": {"mode": mode}})
+
+
+class Run:
+    """A run that remembers, and fails where it is told to."""
+
+    def __init__(self, fails: str = "") -> None:
+        self.fails, self.logged, self.ended = fails, [], None
+
+    def define_metric(self, *_: Any, **__: Any) -> None:
+        self._maybe("define_metric")
+
+    def log(self, values: dict[str, float]) -> None:
+        self._maybe("log")
+        self.logged.append(values)
+
+    def finish(self, exit_code: int) -> None:
+        self._maybe("finish")
+        self.ended = exit_code
+
+    def _maybe(self, what: str) -> None:
+        if self.fails == what:
+            raise OSError("no space left on device")
+
+
+def test_keys_are_split_task_metric_against_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run()
+    asked: dict[str, Any] = {}
+
+    def init(**arguments: Any) -> Run:
+        asked.update(arguments)
+        return run
+
+    monkeypatch.setattr(wandb, "init", init)
+    tracking = Tracking(job(tmp_path), "train", {"seed": 0})
+    tracking.metrics("eval", 640, metrics(), {"train/dense_lr": 0.1})
+    tracking.finish(failed=True)
+    assert (asked["group"], asked["job_type"], asked["mode"]) == ("small", "train", "offline")
+    assert asked["config"] == {"seed": 0, "git": git_revision()}
+    (logged,) = run.logged
+    assert logged["samples"] == 640
+    assert logged["train/dense_lr"] == 0.1
+    assert logged["eval/click/auc"] == 1.0
+    assert logged["eval/cart/rows"] == 3
+    assert "eval/cart/auc" not in logged, "one class: undefined, so left out"
+    assert run.ended == 1
+
+
+@pytest.mark.parametrize("fails", ["define_metric", "log", "finish"])
+def test_an_error_ends_tracking_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fails: str
+) -> None:
+    monkeypatch.setattr(wandb, "init", lambda **_: Run(fails))
+    tracking = Tracking(job(tmp_path), "train", {})
+    tracking.metrics("train", 1, metrics(), {})
+    tracking.metrics("train", 2, metrics(), {})
+    tracking.finish()
+    assert tracking.mode == "disabled"
+    assert capsys.readouterr().err.count("wandb failed and is left out") == 1
+
+
+def test_a_server_that_does_not_answer_means_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes = []
+
+    def init(mode: str, **_: Any) -> Run:
+        modes.append(mode)
+        if mode == "online":
+            raise wandb.errors.CommError("timed out")
+        return Run()
+
+    monkeypatch.setattr(wandb, "init", init)
+    tracking = Tracking(job(tmp_path, "online"), "train", {})
+    assert modes == ["online", "offline"]
+    assert tracking.mode == "offline"
+
+
+def test_mode_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes = []
+    monkeypatch.setattr(wandb, "init", lambda mode, **_: modes.append(mode) or Run())
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for key in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(key, raising=False)
+    Tracking(job(tmp_path, "auto"), "train", {})
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    Tracking(job(tmp_path, "auto"), "train", {})
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    Tracking(job(tmp_path, "auto"), "train", {})
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert Tracking(job(tmp_path, "auto"), "train", {}).folder is None
+    assert modes == ["offline", "online", "offline"]
