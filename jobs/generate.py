@@ -4,8 +4,8 @@ import argparse
 import datetime as dt
 import sys
 
+from pipeline.data.declared_truth import TASKS, TruthSpec
 from pipeline.data.generated_log import LogSpec, Progress, generate_log
-from pipeline.data.ground_truth import TASKS, TruthSpec
 
 DESCRIPTION = """\
 Write a Parquet event log with click, cart, fav and order labels drawn from a declared ground truth, one Hive partition

@@ -28,12 +28,16 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _torchrun(flags: Any) -> None:
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import run
 
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # its words on a failure repeat ours
     try:
         run(flags)
+    except SignalException as error:
+        print("stopped by a signal; the same command goes on from the newest checkpoint", file=sys.stderr)
+        sys.exit(128 + error.sigval)
     except ChildFailedError as error:
         # the cause, not what it brought down: a rank that lost its peer records a failure too
         failures = sorted(error.failures.values(), key=lambda f: (not _message(f).startswith(INPUT), f.timestamp))

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
+from schemas.errors import InputError
 from schemas.tasks import TaskSpec
 
 
@@ -49,7 +50,7 @@ def conditional_loss(
     The scalar is this rank's share of L times the number of ranks: data-parallel gradients and TorchRec's table
     gradients are averaged over ranks, so what they add up to is the gradient of L itself.
 
-    Raises FloatingPointError on every rank alike where the loss is not finite, before any backward: the tables train
+    Raises InputError on every rank alike where the loss is not finite, before any backward: the tables train
     inside backward, and a guard at the optimizer's step would come too late.
     """
     # where, not a product: a logit outside the task's space may be anything at all
@@ -58,7 +59,7 @@ def conditional_loss(
     sums_2T = torch.stack([local_T.detach(), space_BT.sum(0)]).double()
     dist.all_reduce(sums_2T)
     if not torch.isfinite(sums_2T).all():
-        raise FloatingPointError(
+        raise InputError(
             f"the loss of this step is not finite (sums per task: {sums_2T[0].tolist()}); nothing was trained on it. "
             "Lower dense_optimizer.lr or embedding_optimizer.lr, or go on from the last checkpoint with lower ones"
         )

@@ -16,42 +16,27 @@ import dataclasses
 import datetime as dt
 import itertools
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import fsspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipeline.data.ground_truth import (
-    CITIES,
-    DEVICES,
-    I8,
-    I64,
-    TASKS,
-    DayTruth,
-    Exposures,
-    GroundTruth,
-    Probabilities,
-    Purpose,
-    TruthSpec,
-    draw_labels,
-    exact_auc,
-    stream,
-)
+from pipeline.data.declared_truth import CITIES, DEVICES, TASKS, Purpose, TruthSpec, stream
+from pipeline.data.ground_truth import I8, I64, DayTruth, Exposures, GroundTruth, Probabilities, draw_labels, exact_auc
+from pipeline.data.log_store import LogStore
+from schemas.events import SUCCESS_MARKER, TRUTH_FILE
 
 GENERATOR = 1  # raised whenever the same settings would give other rows
 HISTORY_LENGTH = 20
 HISTORY_DECAY = 0.9  # weight of a click relative to the one after it
 WARM_UP_EXPOSURES = 25  # a user, on average, before the first day; they fill histories and are not written
 GROUPS_A_FILE = 4
-TRUTH_FILE, SUCCESS_FILE = "_truth.json", "_SUCCESS"
 
 
 def _required(name: str, kind: pa.DataType) -> pa.Field:
@@ -270,56 +255,6 @@ def truth_probabilities(truth: GroundTruth, day: int, rows: pa.Table) -> Probabi
     return truth.day(day).probabilities(user, item, hour, device, position)
 
 
-class _Store:
-    """The output folder on any fsspec file system."""
-
-    def __init__(self, out: str) -> None:
-        self.out = out
-        self.fs, self.root = fsspec.core.url_to_fs(out)
-        self._local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
-
-    def path(self, *names: str) -> str:
-        return "/".join((self.root.rstrip("/"), *names))
-
-    def write(self, fill: Callable[[Any], None], *names: str) -> None:
-        """Open `names` below the root, let `fill` write it, and show it only when whole.
-
-        An object store shows an object when its upload ends; a local disk needs a hidden name and a rename.
-        """
-        folder, name = self.path(*names[:-1]), names[-1]
-        self.fs.makedirs(folder, exist_ok=True)
-        shown = f"{folder}/{name}"
-        target = f"{folder}/.{name}.tmp" if self._local else shown
-        try:
-            with self.fs.open(target, "wb") as sink:
-                fill(sink)
-        except BaseException:
-            if self._local and os.path.exists(target):
-                os.unlink(target)
-            raise
-        if self._local:
-            os.replace(target, shown)
-
-    def read_truth(self, spec: dict[str, Any]) -> dict[str, Any]:
-        """What an earlier run with these settings recorded, or a fresh record; any other content is refused."""
-        if not self.fs.exists(self.path(TRUTH_FILE)):
-            names = self.fs.ls(self.root, detail=False) if self.fs.isdir(self.root) else []
-            if any(name.rstrip("/").rsplit("/", 1)[-1].startswith("dt=") for name in names):
-                raise ValueError(f"{self.out} holds days that were not generated; choose another --out")
-            return {"spec": spec, "days": {}}
-        try:
-            truth = json.loads(self.fs.cat_file(self.path(TRUTH_FILE)))
-            found = dict(truth["spec"])
-            truth["days"].keys()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{self.out}/{TRUTH_FILE} is not readable ({error}); remove {self.out}") from error
-        names = [n for n in {**found, **spec} if found.get(n) != spec.get(n)]
-        if names:
-            there = ", ".join(f"{n} {found.get(n)} (asked: {spec.get(n)})" for n in names)
-            raise ValueError(f"{self.out} holds a log of other settings: {there}; choose another --out or remove it")
-        return truth
-
-
 def generate_log(out: str, spec: LogSpec, progress: Callable[[Progress], None] | None = None) -> LogSummary:
     """Write the log of `spec` below `out` (a path or any fsspec URL), and the truth beside it.
 
@@ -327,10 +262,10 @@ def generate_log(out: str, spec: LogSpec, progress: Callable[[Progress], None] |
     for the histories they leave behind, but not written again. Other content in `out` is a ValueError.
     """
     began = time.perf_counter()
-    store = _Store(out)
+    store = LogStore(out)
     record = store.read_truth(spec.recorded())
     dates = [f"{spec.date(day)}" for day in range(spec.days)]
-    done = [d in record["days"] and store.fs.exists(store.path(f"dt={d}", SUCCESS_FILE)) for d in dates]
+    done = [d in record["days"] and store.fs.exists(store.path(f"dt={d}", SUCCESS_MARKER)) for d in dates]
     if all(done):
         return LogSummary(0, time.perf_counter() - began, record)
     _write_truth(store, record)
@@ -350,12 +285,12 @@ def generate_log(out: str, spec: LogSpec, progress: Callable[[Progress], None] |
                 progress(Progress(spec.date(day), day, rows, total, time.perf_counter() - began, written + rows))
         written += spec.rows_per_day
         _write_truth(store, record)
-        store.write(lambda sink: None, f"dt={date}", SUCCESS_FILE)
+        store.write(lambda sink: None, f"dt={date}", SUCCESS_MARKER)
     return LogSummary(written, time.perf_counter() - began, record)
 
 
 def _write_day(
-    store: _Store, spec: LogSpec, today: DayTruth, day: int, history: ClickHistory, record: dict[str, Any]
+    store: LogStore, spec: LogSpec, today: DayTruth, day: int, history: ClickHistory, record: dict[str, Any]
 ) -> Iterator[int]:
     """Write the files of one day, yielding the rows written after each; then put the day's AUCs into `record`."""
     date = spec.date(day)
@@ -385,5 +320,5 @@ def _remember(history: ClickHistory, chunk: Chunk) -> None:
     history.add(chunk.shown.user[clicked], chunk.shown.item[clicked])
 
 
-def _write_truth(store: _Store, record: dict[str, Any]) -> None:
+def _write_truth(store: LogStore, record: dict[str, Any]) -> None:
     store.write(lambda sink: sink.write(json.dumps(record, indent=1).encode()), TRUTH_FILE)

@@ -29,8 +29,9 @@ class Loader:
     def __init__(
         self, job: JobConfig, source: Source, rank: int = 0, world: int = 1, done: int = 0, pin: bool = False
     ) -> None:
-        if world > source.order.lanes:
-            raise InputError(f"data.lanes: {world} ranks share {source.order.lanes} lanes; set it to {world} or more")
+        lanes = source.order.lanes
+        if world > lanes:
+            raise InputError(f"data.lanes: {world} ranks share {lanes} lanes; set it to {world} or more")
         self.source = source
         self.rank, self.world, self.done = rank, world, done
         self._pin = pin  # page-locked batches, which a GPU fetches while it computes

@@ -55,7 +55,7 @@ def sharding_plan(model: nn.Module, job: JobConfig, device: torch.device) -> Sha
     world = dist.get_world_size()
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", world))
     planner = EmbeddingShardingPlanner(
-        topology=Topology(world_size=world, local_world_size=local_world, compute_device=device.type),
+        topology=_topology(world, local_world, device),
         batch_size=max(1, job.train.batch_size // world),
         constraints={name: _constraints(job, name, device) for name in job.tables},
     )
@@ -68,6 +68,18 @@ def sharding_plan(model: nn.Module, job: JobConfig, device: torch.device) -> Sha
     if device.type == "cpu":
         _lay_rows(plan, model, job, world, local_world)
     return plan
+
+
+def _topology(world: int, local_world: int, device: torch.device) -> Topology:
+    """The ranks and the memory that each really has, where the planner would guess."""
+    host = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return Topology(
+        world_size=world,
+        local_world_size=local_world,
+        compute_device=device.type,
+        hbm_cap=torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None,
+        ddr_cap=host // local_world,
+    )
 
 
 def _constraints(job: JobConfig, name: str, device: torch.device) -> ParameterConstraints:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.loss import binary_loss, conditional_loss, task_weights
+from schemas.errors import InputError
 from schemas.tasks import TaskSpec
 from tests.distributed.ranks import run_ranks
 
@@ -98,7 +99,7 @@ def not_finite(rank: int) -> str:
         logits[0, 0] = float("nan")
     try:
         conditional_loss(logits, labels, space, [1.0, 1.0, 1.0])
-    except FloatingPointError as error:
+    except InputError as error:
         return str(error)
     return "nothing"
 

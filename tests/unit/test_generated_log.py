@@ -14,17 +14,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from jobs.generate import main
-from pipeline.data.generated_log import (
-    HISTORY_DECAY,
-    HISTORY_LENGTH,
-    ClickHistory,
-    LogSpec,
-    Progress,
-    generate_log,
-    truth_probabilities,
-    warm_up,
-)
-from pipeline.data.ground_truth import (
+from pipeline.data.declared_truth import (
     CART,
     CART_LIFT,
     CITIES,
@@ -36,13 +26,21 @@ from pipeline.data.ground_truth import (
     SEGMENTS,
     TASK_TRUTHS,
     TASKS,
-    GroundTruth,
     Purpose,
     TruthSpec,
-    draw_labels,
-    exact_auc,
     stream,
 )
+from pipeline.data.generated_log import (
+    HISTORY_DECAY,
+    HISTORY_LENGTH,
+    ClickHistory,
+    LogSpec,
+    Progress,
+    generate_log,
+    truth_probabilities,
+    warm_up,
+)
+from pipeline.data.ground_truth import GroundTruth, draw_labels, exact_auc
 
 WORLD = TruthSpec(seed=3, users=300, items=120, categories=10)
 SPEC = LogSpec(WORLD, days=3, rows_per_day=4_000, row_group_rows=512)
