@@ -9,7 +9,11 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 venv=${FULCRUM_VENV:-$root/.venv}
 
 gpus=$( (nvidia-smi -L 2>/dev/null || true) | grep -c '^GPU' || true)
-if [ "$gpus" -gt 0 ]; then kind=cuda ranks=$gpus; else kind=cpu ranks=2; fi
+if [ "$gpus" -gt 0 ]; then kind=cuda; else kind=cpu; fi
+if [ -n "${CUDA_VISIBLE_DEVICES+set}" ] && [ "$gpus" -gt 0 ]; then
+  gpus=$(printf '%s' "$CUDA_VISIBLE_DEVICES" | tr ',' '\n' | grep -c . || true)
+fi
+if [ "$gpus" -gt 0 ]; then ranks=$gpus; else ranks=2; fi
 
 find_python() {
   for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11; do
@@ -26,8 +30,13 @@ setup() {
   [ "$(cat "$stamp" 2>/dev/null || true)" = "$want" ] && return
   echo "setting up $venv ($kind, from $(basename -a "$@" | paste -sd' '))" >&2
   if [ "$stamp" = "$venv/.base" ]; then
+    if [ -e "$venv" ] && [ ! -e "$venv/.fulcrum" ]; then
+      echo "error: $venv is not an environment that launch.sh made; name another with FULCRUM_VENV=..." >&2; exit 1
+    fi
+    local interpreter; interpreter=$(find_python)
     rm -rf "$venv"
-    "$(find_python)" -m venv "$venv"
+    "$interpreter" -m venv "$venv"
+    touch "$venv/.fulcrum"
     # torch with its needs, since which libraries its wheel asks for depends on where pip finds it
     [ "$kind" = cuda ] || "$venv/bin/python" -m pip install -qq --progress-bar off -c "$root/requirements/cpu.lock" torch
   fi

@@ -8,7 +8,7 @@ HELP = """Fulcrum: distributed training of multi-task ranking models.
   ./launch.sh                          generate an event log, train PLE on it, show each task's metrics
   ./launch.sh JOB [OPTIONS]            run a job; every job has --help
   ./launch.sh test [PYTEST OPTIONS]    the whole test suite
-  ./launch.sh check                    lint, types, import contracts, docs
+  ./launch.sh check                    lint, types, import contracts
 
 Jobs:"""
 PARTS = {"launch", "failure"}

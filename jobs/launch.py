@@ -18,10 +18,14 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[-1] in ("-h", "--help"):
         train_parser().parse_args(["--help"])
+    config = next((i for i, word in enumerate(argv) if word.endswith((".yaml", ".yml"))), None)
+    if config is not None:
+        prepare(argv[config:])  # before torch is loaded: a mistake should be told at once
     from torch.distributed.run import get_args_parser
 
     flags = get_args_parser().parse_args(argv)
-    prepare([flags.training_script, *flags.training_script_args])
+    if config is None:
+        prepare([flags.training_script, *flags.training_script_args])
     flags.training_script_args = [flags.training_script, *flags.training_script_args]
     flags.training_script, flags.module = "jobs.train", True
     _torchrun(flags)
@@ -32,7 +36,8 @@ def _torchrun(flags: Any) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import run
 
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # its words on a failure repeat ours
+    if os.environ.get(TRACE) != "1":
+        logging.disable(logging.CRITICAL)  # torchrun's words on a failure repeat ours
     try:
         run(flags)
     except SignalException as error:

@@ -61,7 +61,7 @@ def conditional_loss(
     if not torch.isfinite(sums_2T).all():
         raise InputError(
             f"the loss of this step is not finite (sums per task: {sums_2T[0].tolist()}); nothing was trained on it. "
-            "Lower dense_optimizer.lr or embedding_optimizer.lr, or go on from the last checkpoint with lower ones"
+            "Lower dense_optimizer.lr or embedding_optimizer.lr and name another output"
         )
     sums = LossSums(sums_2T[0], sums_2T[1])
     weight_T = torch.tensor(weights, dtype=local_T.dtype, device=local_T.device)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, get_args
+from urllib.parse import urlparse
 
 import wandb
 
@@ -18,7 +19,7 @@ from pipeline.metrics import Metrics, flatten
 from schemas.job import JobConfig
 
 Mode = Literal["online", "offline", "disabled"]
-HOST = "api.wandb.ai"
+HOST = "https://api.wandb.ai"
 START_SECONDS = 30
 """The longest the job waits for a server that does not answer, before it logs offline."""
 FINISH_SECONDS = 120
@@ -111,7 +112,8 @@ def _mode(asked: Literal["auto", "online", "offline", "disabled"]) -> Mode:
 
 def _netrc_key() -> bool:
     try:
-        return netrc.netrc().authenticators(HOST) is not None
+        host = urlparse(os.environ.get("WANDB_BASE_URL", HOST)).hostname or ""
+        return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
 

@@ -7,7 +7,6 @@ one id at any number of ranks.
 import dataclasses
 import datetime
 import hashlib
-import itertools
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -45,7 +44,7 @@ class Manifest:
 
     groups: tuple[RowGroup, ...]
     fingerprint: str
-    """Hash of every file's name under the log's root, size and rows: equal manifests are the same rows."""
+    """Hash of every file's name under the log's root, its size, and its row groups' rows and bytes."""
 
     @property
     def rows(self) -> int:
@@ -83,14 +82,14 @@ def plan(job: JobConfig, days: DayRange) -> Manifest:
         footers = list(pool.map(lambda path: _footer(fs, path), paths))
     groups: list[RowGroup] = []
     digest = hashlib.sha256()
-    first_row = itertools.accumulate((sum(rows) for rows, _, _ in footers), initial=0)
-    for path, (group_rows, schema, size), start in zip(paths, footers, first_row, strict=False):
+    first_row = 0
+    for path, (sizes, schema, size) in zip(paths, footers, strict=True):
         check_schema(job, schema, path)
-        digest.update(f"{path.removeprefix(root)}\0{size}\0{sum(group_rows)}\n".encode())
-        for index, rows in enumerate(group_rows):
+        digest.update(f"{path.removeprefix(root)}\0{size}\0{sizes}\n".encode())
+        for index, (rows, _) in enumerate(sizes):
             if rows:
-                groups.append(RowGroup(path, index, rows, start))
-            start += rows
+                groups.append(RowGroup(path, index, rows, first_row))
+            first_row += rows
     if not groups:
         raise InputError(
             f"{job.data.path}: the days {days.first} to {days.last} hold no rows; generate or choose others"
@@ -119,12 +118,11 @@ def _day_files(job: JobConfig, fs: Any, root: str, day: datetime.date) -> list[s
     return [f"{folder}/{name}" for name in files]
 
 
-def _footer(fs: Any, path: str) -> tuple[list[int], pa.Schema, int]:
-    """Rows of each row group, the Arrow schema and the file's size in bytes."""
+def _footer(fs: Any, path: str) -> tuple[list[tuple[int, int]], pa.Schema, int]:
+    """Rows and bytes of each row group, the Arrow schema and the file's size in bytes."""
     with open_parquet(fs, path) as file:
-        metadata = file.metadata
-        rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
-        return rows, file.schema_arrow, fs.size(path)
+        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+        return [(group.num_rows, group.total_byte_size) for group in groups], file.schema_arrow, fs.size(path)
 
 
 def _first_line(error: Exception) -> str:

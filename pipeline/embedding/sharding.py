@@ -88,13 +88,13 @@ def _constraints(job: JobConfig, name: str, device: torch.device) -> ParameterCo
         kinds = ["table_wise"]  # the CPU planner does not offer row-wise: laid by hand below
     else:
         kinds = AUTO[device.type] if sharding == "auto" else [sharding]
-    dim, world = job.tables[name].dim, dist.get_world_size()
-    # column shards: as many as ranks where the width allows, each a multiple of 4
-    widths = [w for w in range(4, dim, 4) if dim % w == 0 and dim // w <= max(world, 2)]
+    dim, shards = job.tables[name].dim, max(dist.get_world_size(), 2)
+    # column shards: as near to one a rank as the width allows, each a multiple of 4
+    widths = sorted((w for w in range(4, dim, 4) if dim % w == 0), key=lambda w: (abs(dim // w - shards), -w))
     return ParameterConstraints(
         sharding_types=kinds,
         compute_kernels=["dense"] if sharding == "data_parallel" else ["fused"],
-        min_partition=min(widths) if sharding == "column_wise" and widths else None,
+        min_partition=widths[0] if sharding == "column_wise" else None,
     )
 
 

@@ -101,7 +101,7 @@ class Training:
                     if report is not None:
                         tell(report)
                 if progress.step % train.checkpoint_every == 0 or progress.step == self.steps:
-                    self.save(progress)
+                    window.leave_out(self.save(progress))
                     saved = progress.step
         finally:
             batches.close()
@@ -109,9 +109,11 @@ class Training:
         assert saved == progress.step
         return progress
 
-    def save(self, progress: Progress) -> None:
-        """Commits a checkpoint of where the run stands."""
+    def save(self, progress: Progress) -> float:
+        """Commits a checkpoint of where the run stands; returns the seconds it took."""
+        began = time.perf_counter()
         self.checkpoints.save(self.model, self.optimizers.all, progress, self.config, self.manifest.fingerprint)
+        return time.perf_counter() - began
 
     def _after(self, before: Progress, output: StepOutput) -> Progress:
         batch = output.batch
@@ -143,6 +145,10 @@ class _Window:
         self._metrics.update(output.logits_BT, batch.labels_BT, batch.space_BT)
         self._outputs.append((output.sums.loss_T, output.sums.rows_T))
         self._counts.append(torch.cat([batch.unknown_K, batch.ids_K, batch.broken_T]))
+
+    def leave_out(self, seconds: float) -> None:
+        """Time that is not training's."""
+        self._since += seconds
 
     def close(self, progress: Progress) -> Report | None:
         """The window's report on rank 0, None elsewhere; every rank must call it."""

@@ -131,3 +131,13 @@ def test_normalisation_and_two_epochs(log: Path, norm: str) -> None:
     """Batch statistics are those of the global batch; epochs do not share a step; the LR schedule is followed."""
     schedule = {"lr": 0.003, "warmup_steps": 3, "schedule": "cosine"}
     compare(log, {"model.norm": norm, "train.epochs": 2, "dense_optimizer": schedule, "tasks.cart.decay": 0.9})
+
+
+def test_a_job_of_one_row(tmp_path: Path) -> None:
+    """One step, one row, and a rank that never has any."""
+    write_log(tmp_path / "log", DAYS, 1, click=lambda _: np.ones(1, np.int8))
+    config = small_config(tmp_path / "log", tmp_path / "unused")
+    set_key(config, "data.train", {"from": DAYS[0], "to": DAYS[0]})
+    one, two = run_ranks(1, train, 1, config), run_ranks(2, train, 2, config)
+    np.testing.assert_allclose([rank.losses for rank in two], [one[0].losses] * 2, rtol=TOLERANCE)
+    assert [rank.row_ids for rank in two] == [[[0]], [[]]]
