@@ -30,18 +30,20 @@ setup() {
   [ "$(cat "$stamp" 2>/dev/null || true)" = "$want" ] && return
   echo "setting up $venv ($kind, from $(basename -a "$@" | paste -sd' '))" >&2
   if [ "$stamp" = "$venv/.base" ]; then
-    if [ -e "$venv" ] && [ ! -e "$venv/.fulcrum" ]; then
+    if [ -n "$(ls -A "$venv" 2>/dev/null)" ] && [ ! -e "$venv/.fulcrum" ]; then
       echo "error: $venv is not an environment that launch.sh made; name another with FULCRUM_VENV=..." >&2; exit 1
     fi
     local interpreter; interpreter=$(find_python)
     rm -rf "$venv"
-    "$interpreter" -m venv "$venv"
+    mkdir -p "$venv"
     touch "$venv/.fulcrum"
+    "$interpreter" -m venv "$venv"
     # torch with its needs, since which libraries its wheel asks for depends on where pip finds it
     [ "$kind" = cuda ] || "$venv/bin/python" -m pip install -qq --progress-bar off -c "$root/requirements/cpu.lock" torch
   fi
   # without dependencies: the locks hold every one, and torchrec's metadata asks for the CUDA fbgemm everywhere
-  "$venv/bin/python" -m pip install -qq --progress-bar off --no-deps $(printf -- '-r %s ' "$@")
+  local lock files=(); for lock in "$@"; do files+=(-r "$lock"); done
+  "$venv/bin/python" -m pip install -qq --progress-bar off --no-deps "${files[@]}"
   echo "$want" > "$stamp"
 }
 
@@ -56,6 +58,7 @@ setup_all() {
 
 cores=$(getconf _NPROCESSORS_ONLN)
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONSAFEPATH=1 # a jobs/ or pipeline/ in the caller's folder is not ours
 python=$venv/bin/python
 job=${1:-}; [ $# -eq 0 ] || shift
 train() {
@@ -78,7 +81,7 @@ case $job in
   train)
     setup_all; train "$@" ;;
   *)
-    setup_all
     [ -f "$root/jobs/$job.py" ] || { echo "error: no job '$job'; ./launch.sh help lists them" >&2; exit 2; }
+    setup_all
     exec "$python" -m "jobs.$job" "$@" ;;
 esac

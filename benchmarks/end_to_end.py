@@ -1,27 +1,29 @@
 """Does the input path hold training back? Rows/s of training from disk beside its two halves, in one run.
 
-    python benchmarks/end_to_end.py                      # generates a log in a temporary folder, starts torchrun, measures
+    python benchmarks/end_to_end.py                  # generates a log in a temporary folder and starts torchrun itself
     python benchmarks/end_to_end.py --data PATH --ranks 4 train.batch_size=16384
 
-Five things are timed in turn on the same ranks, in an order that rotates from round to round:
+Five sides are timed in turn on the same ranks, in an order that rotates from round to round:
 
-    end to end    the log on disk -> Loader (reader thread, shuffle) -> TrainStep, a whole pass of the log
-    step alone    the same model and TrainStep, fed Batches that the same loader made beforehand and that lie in memory
-    loader alone  the log -> Batches, in the calling thread, nothing done with them: what the input path costs by itself
-    bare Parquet  ParquetFile.iter_batches over the job's columns of a rank's share of the row groups, threads off,
-                  checksums not verified, as many rows a call as the loader reads, nothing done with them
-    bare, checked the same with page checksums verified, as the loader does
+    end to end     the log on disk -> Loader (reader thread, shuffle) -> TrainStep
+    step alone     the same model and TrainStep, fed Batches that the same loader made beforehand and that lie in memory
+    loader alone   the log -> Batches in the calling thread, nothing done with them: what the input path costs by itself
+    bare Parquet   ParquetFile.iter_batches over the job's columns of a rank's share of the row groups, nothing done
+                   with them: threads off, page checksums not verified, as many rows a call as the loader reads
+    bare, checked  the same with page checksums verified, as the loader does
 
-Both training sides go through the one model, sharded as the job shards it: embeddings, loss and optimizers are the
-job's; metrics, progress lines and checkpoints are left out. A side's rows/s is the sum of the ranks' rows over each
-one's own seconds, all ranks having begun together. The table shows medians over the rounds with the least and the
-most; ratios are taken within a round, then their median.
+Both training sides drive the one model, sharded, with the job's loss and optimizers; metrics, progress lines and
+checkpoints are left out. Each of their rounds is a few untimed steps and then --steps timed ones. `end to end` goes on
+in the log where its last round stopped, epoch after epoch, so that refilling the shuffle and opening the next epoch
+take their due share; the untimed steps use up what the reader made ready while other sides ran. The decoding sides
+make a whole pass a round.
 
-The claim under test: end to end reaches .9 of the slower of `step alone` and `bare Parquet`.
+A side's rows/s is the sum over the ranks of rows over seconds. Ratios are taken within a round; `CPU us a row` is of
+all rounds together, and says what a side costs where the machine is shared. The claim under test: end to end reaches
+.9 of the slower of `step alone` and `bare Parquet`.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import itertools
 import os
@@ -46,13 +48,14 @@ if TYPE_CHECKING:
     from pipeline.train.step import TrainStep
     from schemas.job import JobConfig
 
-DAYS = 4  # the training days of the default configuration
-WARM_STEPS = 12
+DAYS = 4
+"""Training days of the default configuration."""
 TEMPORARY = "end-to-end-benchmark-"
 END_TO_END, STEP, LOADER, BARE, CHECKED = "end to end", "step alone", "loader alone", "bare Parquet", "bare, checked"
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command line."""
     summary, _, details = (__doc__ or "").partition("\n\n")
     out = argparse.ArgumentParser(
         "python benchmarks/end_to_end.py",
@@ -62,11 +65,18 @@ def parser() -> argparse.ArgumentParser:
     )
     add = out.add_argument
     add("--data", metavar="PATH", help="a log with the configuration's training days (default: generated, temporary)")
-    add("--rows-per-day", type=int, default=280_000, metavar="N", help="of the generated log, 4 days (%(default)s)")
-    add("--config", default=str(ROOT / "jobs/configs/generated.yaml"), metavar="YAML", help="job (%(default)s)")
+    add(
+        "--rows-per-day",
+        type=int,
+        default=280_000,
+        metavar="N",
+        help=f"of the generated log, {DAYS} days (%(default)s)",
+    )
+    add("--config", default=str(ROOT / "jobs/configs/generated.yaml"), metavar="YAML", help="the job (generated.yaml)")
     add("--ranks", type=int, metavar="N", help="processes torchrun starts (default: one a GPU, 2 without)")
-    add("--rounds", type=int, default=5, metavar="N", help="times each side is measured (%(default)s)")
-    add("--steps", type=int, metavar="N", help="steps a training side runs in a round (default: a pass of the log)")
+    add("--rounds", type=int, default=10, metavar="N", help="times each side is measured (%(default)s)")
+    # 16 steps of the default job refill one lane's shuffle block on each of two ranks
+    add("--steps", type=int, default=32, metavar="N", help="timed steps of a training side in a round (%(default)s)")
     add("--in-memory", type=int, default=64, metavar="N", help="distinct batches of `step alone` (%(default)s)")
     add("overrides", nargs="*", metavar="key=value", help="settings that replace the YAML's")
     return out
@@ -79,7 +89,7 @@ def launch(arguments: argparse.Namespace, argv: list[str]) -> int:
     from pipeline.data.generated_log import LogSpec, generate_log
 
     ranks = arguments.ranks or torch.cuda.device_count() or 2
-    # as launch.sh sets it for the real job: the cores shared out among the ranks
+    # as launch.sh does for the real job: the cores shared out among the ranks
     environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks)), **os.environ}
     with tempfile.TemporaryDirectory(prefix=TEMPORARY) as temporary:
         if arguments.data is None:
@@ -98,60 +108,64 @@ class Timing:
     seconds: float
     cpu: float
     """CPU seconds of this process, all its threads."""
-    reader: float = 0.0
+    reader: float
     """CPU seconds of the reader thread."""
 
 
 class Bench:
-    """The sides of one rank: each a method that returns the rows it worked through."""
+    """The sides, on one rank."""
 
     def __init__(
         self, job: "JobConfig", manifest: "Manifest", ranks: "Ranks", step: "TrainStep", arguments: argparse.Namespace
     ) -> None:
-        from pipeline.data.source import epoch_source
-
-        self.job, self.manifest, self.ranks, self.step = job, manifest, ranks, step
-        self.source = epoch_source(job, manifest, 0, shuffle=True)
-        self.steps = min(arguments.steps or self.source.order.steps(), self.source.order.steps())
+        self.job, self.manifest, self.ranks, self.step, self.steps = job, manifest, ranks, step, arguments.steps
+        # what the reader and the pipeline have made ready, and as much again for the two to fall into step
+        self.warm_steps = 2 * (job.data.prefetch_batches + 2)
         self._readers: list[Any] = []
-        self._afterwards = contextlib.ExitStack()
-        self.memory = list(itertools.islice(self._loader().batches(), min(arguments.in_memory, self.steps)))
-        if len(self.memory) > 1 and self.memory[-1].end_row == manifest.rows:
-            self.memory.pop()  # the last step of a pass may be a partial one
-        self._before = [_copies(batch) for batch in self.memory]
+        self._endless = self._epochs()
+        batches = itertools.islice(self._loader(0).batches(), arguments.in_memory)
+        # pinned as the training loop has the loader pin them
+        self.memory = [b.pin_memory() if ranks.device.type == "cuda" else b for b in batches]
+        self._before = [[tensor.clone() for tensor in _tensors(batch)] for batch in self.memory]
 
-    def sides(self) -> dict[str, Callable[[], int]]:
+    def sides(self) -> dict[str, Callable[[], Timing]]:
         """The sides by name, in the order of the table."""
         return {
-            END_TO_END: self.end_to_end,
-            STEP: lambda: self.step_alone(self.steps),
-            LOADER: lambda: sum(batch.rows for batch in self._loader().batches()),
-            BARE: lambda: self.bare(checked=False),
-            CHECKED: lambda: self.bare(checked=True),
+            END_TO_END: lambda: self._train(self._endless),
+            STEP: lambda: self._train(itertools.cycle(self.memory)),
+            LOADER: lambda: self._decode(lambda: sum(batch.rows for batch in self._loader(0).batches())),
+            BARE: lambda: self._decode(lambda: self._bare(checked=False)),
+            CHECKED: lambda: self._decode(lambda: self._bare(checked=True)),
         }
 
-    def end_to_end(self) -> int:
-        """As the training loop does it, from the opening of the files on."""
-        loader = self._afterwards.enter_context(self._loader())
-        self._readers.append(loader)
-        return self._train(iter(loader), self.steps)
+    def _epochs(self) -> "Iterator[Batch]":
+        """As `training_batches` of the training loop, without an end."""
+        for epoch in itertools.count():
+            with self._loader(epoch) as loader:
+                self._readers.append(loader)
+                yield from loader
 
-    def step_alone(self, steps: int) -> int:
-        """The same steps on the batches in memory, again and again."""
-        return self._train(itertools.cycle(self.memory), steps)
+    def _loader(self, epoch: int) -> Any:
+        from pipeline.data.source import epoch_source
 
-    def _train(self, batches: "Iterator[Batch]", steps: int) -> int:
-        import torch
+        source = epoch_source(self.job, self.manifest, epoch, shuffle=True)
+        pin = self.ranks.device.type == "cuda"
+        return _timed_loader()(self.job, source, self.ranks.rank, self.ranks.world, pin=pin)
 
-        # TorchRec's pipeline runs ahead of the step; it gives out what it holds once its batches have ended
-        some = itertools.islice(batches, steps)
-        rows = sum(self.step(some, number).batch.rows for number in range(steps))
-        if self.ranks.device.type == "cuda":
-            torch.cuda.synchronize()
-        return rows
+    def _train(self, batches: "Iterator[Batch]") -> Timing:
+        # TorchRec's pipeline runs ahead of the step and gives out what it holds once its batches end: as many steps
+        # as batches, and none is left in it for the next side
+        some = itertools.islice(batches, self.warm_steps + self.steps)
+        for number in range(self.warm_steps):
+            self.step(some, number)
+        began = self._now()
+        return self._since(began, sum(self.step(some, number).batch.rows for number in range(self.steps)))
 
-    def bare(self, checked: bool) -> int:
-        """Decodes this rank's share of the row groups; the files' system is Arrow's own, as for the loader."""
+    def _decode(self, work: Callable[[], int]) -> Timing:
+        began = self._now()
+        return self._since(began, work())
+
+    def _bare(self, checked: bool) -> int:
         import pyarrow.parquet as pq
 
         from pipeline.data.lanes import READ_ROWS
@@ -165,34 +179,34 @@ class Bench:
                     rows += batch.num_rows
         return rows
 
-    def timed(self, side: Callable[[], int]) -> Timing:
-        """One measurement; all ranks begin together."""
-        import torch.distributed as dist
+    def _now(self) -> tuple[float, float, float]:
+        """Wall clock, CPU seconds of the process, CPU seconds of the reader threads so far."""
+        import torch
 
-        self._readers.clear()
-        dist.barrier()
-        began, cpu = time.perf_counter(), time.process_time()
-        rows = side()
-        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-        self._afterwards.close()  # a reader that is cut short may take half a second to notice
-        return Timing(rows, seconds, cpu, sum(loader.cpu for loader in self._readers))
+        if self.ranks.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter(), time.process_time(), sum(reader.cpu for reader in self._readers)
+
+    def _since(self, began: tuple[float, float, float], rows: int) -> Timing:
+        return Timing(rows, *(after - before for after, before in zip(self._now(), began, strict=True)))
 
     def check_memory(self) -> None:
-        """Raises RuntimeError where training wrote into the batches in memory, so that they were not the same again."""
+        """Raises RuntimeError where training changed the batches in memory, so that a second pass was not the first."""
         import torch
 
         for batch, before in zip(self.memory, self._before, strict=True):
             same = all(torch.equal(a, b) for a, b in zip(_tensors(batch), before, strict=True))
-            # TorchRec caches offsets and lengths on the KJT it works on: a second pass must not find them done
+            # TorchRec keeps offsets and lengths on the KJT it works on: a second pass must not find them there
             if not same or batch.sparse.offsets_or_none() is not None or batch.sparse.length_per_key_or_none():
-                raise RuntimeError("the training step changed the batches it was fed; 'step alone' means nothing")
+                raise RuntimeError(f"the training step changed the batches it was fed: '{STEP}' means nothing")
 
-    def _loader(self) -> Any:
-        return _loader_type()(self.job, self.source, self.ranks.rank, self.ranks.world)
+    def close(self) -> None:
+        """Ends the reader thread."""
+        self._endless.close()  # type: ignore[attr-defined] # a generator
 
 
-def _loader_type() -> Any:
-    """Loader that notes its thread's CPU seconds; a function, since the launcher must not import torch's world."""
+def _timed_loader() -> Any:
+    """A Loader that notes its thread's CPU seconds at every batch; made here, since the launcher needs no TorchRec."""
     from pipeline.data.loader import Loader
 
     class TimedLoader(Loader):
@@ -200,23 +214,17 @@ def _loader_type() -> Any:
 
         def batches(self) -> "Iterator[Batch]":
             began = time.thread_time()
-            try:
-                yield from super().batches()
-            finally:
+            for batch in super().batches():
                 self.cpu = time.thread_time() - began
+                yield batch
 
     return TimedLoader
 
 
 def _tensors(batch: "Batch") -> list[Any]:
     kjt = batch.sparse
-    weights = [] if kjt.weights_or_none() is None else [kjt.weights()]
     dense = [batch.dense_BF, batch.labels_BT, batch.space_BT, batch.row_ids_B, batch.unknown_K, batch.ids_K]
-    return [*dense, kjt.values(), kjt.lengths(), *weights]
-
-
-def _copies(batch: "Batch") -> list[Any]:
-    return [tensor.clone() for tensor in _tensors(batch)]
+    return [*dense, kjt.values(), kjt.lengths(), *([] if kjt.weights_or_none() is None else [kjt.weights()])]
 
 
 def measure(arguments: argparse.Namespace) -> None:
@@ -238,81 +246,85 @@ def measure(arguments: argparse.Namespace) -> None:
     with process_group(job.train.timeout_seconds) as ranks:
         model = shard(RankingModel(job), job, ranks.device)
         model.train()
+        if job.train.compile:
+            model.module.dense.compile(dynamic=True)
         step = TrainStep(model, Optimizers(model, job), job, ranks, steps=10**6)
         bench = Bench(job, manifest, ranks, step, arguments)
         sides = bench.sides()
-        bench.step_alone(WARM_STEPS)
-        bench.bare(checked=False)  # brings the files into the page cache, for all sides alike
+        for side in (STEP, BARE):  # once unseen: allocators and kernels warm, the files in the page cache for all sides
+            sides[side]()
         results: dict[str, list[list[Timing]]] = {name: [] for name in sides}
         for number in range(arguments.rounds):
             names = list(sides)
             for name in names[number % len(names) :] + names[: number % len(names)]:
+                dist.barrier()
                 gathered: list[Any] = [None] * ranks.world
-                dist.all_gather_object(gathered, bench.timed(sides[name]))
+                dist.all_gather_object(gathered, sides[name]())
                 results[name].append(gathered)
+        bench.close()
         bench.check_memory()
         step.detach()
         if ranks.first:
-            print(report(job, bench, results, arguments), flush=True)
+            print("\n".join([*setting(bench, arguments), *table(results)]), flush=True)
 
 
-def rate(ranks: list[Timing]) -> float:
-    """Rows/s of all ranks together."""
-    return sum(timing.rows / timing.seconds for timing in ranks)
+def setting(bench: Bench, arguments: argparse.Namespace) -> list[str]:
+    """What was measured, on what."""
+    import torch
 
-
-def report(
-    job: "JobConfig", bench: Bench, results: dict[str, list[list[Timing]]], arguments: argparse.Namespace
-) -> str:
-    """The machine, the sides and the ratios."""
-    rates = {name: [rate(ranks) for ranks in rounds] for name, rounds in results.items()}
-    lines = [
-        *machine(bench.ranks),
-        f"command  {shlex.join(['python', 'benchmarks/end_to_end.py', *_given(sys.argv[1:])])}",
-        f"job      {job.model.arch}, {len(job.columns)} columns, {job.train.batch_size:,} rows a step over all ranks, "
-        f"{bench.steps} steps of {bench.source.order.steps()} a pass, {bench.manifest.rows:,} rows in "
-        f"{len(bench.manifest.groups)} row groups; {arguments.rounds} rounds",
-        "",
-        f"{'rows/s, all ranks':<20} {'median':>12} {'least':>12} {'most':>12}",
+    job, ranks, groups = bench.job, bench.ranks, len(bench.manifest.groups)
+    try:
+        named = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    except OSError:
+        named = []
+    cpu = named[0].partition(":")[2].strip() if named else platform.machine()
+    gpu = f", {torch.cuda.device_count()} x {torch.cuda.get_device_name()}" if ranks.device.type == "cuda" else ""
+    argv = sys.argv[1:]
+    typed = argv[2:] if TEMPORARY in arguments.data else argv  # the launcher put the temporary log first
+    return [
+        f"machine  {cpu}, {os.cpu_count()} cores{gpu}; torch {torch.__version__}",
+        f"load     {os.getloadavg()[0]:.1f} over the last minute, with {ranks.world} ranks of its own",
+        f"command  {shlex.join(['python', 'benchmarks/end_to_end.py', *typed])}",
+        f"ranks    {ranks.world} ({ranks.device.type}), {torch.get_num_threads()} torch threads each",
+        f"job      {job.model.arch}, {len(job.columns)} columns, {job.train.batch_size:,} rows a step over all ranks; "
+        f"{bench.manifest.rows:,} rows in {groups} row groups, {job.data.lanes} lanes",
+        f"rounds   {arguments.rounds}, {arguments.steps} timed steps each after {bench.warm_steps} untimed ones",
     ]
-    lines += [f"{n:<20} {statistics.median(r):>12,.0f} {min(r):>12,.0f} {max(r):>12,.0f}" for n, r in rates.items()]
-    lines += ["", f"{'ratio':<44} {'median':>7} {'least':>7} {'most':>7}"]
+
+
+def table(results: dict[str, list[list[Timing]]]) -> list[str]:
+    """Rates and ratios, and what the reader took; `results` by side, round and rank."""
+    rates = {
+        name: [sum(timing.rows / timing.seconds for timing in ranks) for ranks in rounds]
+        for name, rounds in results.items()
+    }
     slower = [min(pair) for pair in zip(rates[STEP], rates[BARE], strict=True)]
     ratios = {f"{END_TO_END} / {side}": (rates[END_TO_END], rates[side]) for side in (STEP, BARE)}
     ratios[f"{END_TO_END} / the slower of these two"] = (rates[END_TO_END], slower)
     ratios |= {f"{LOADER} / {side}": (rates[LOADER], rates[side]) for side in (BARE, CHECKED, STEP)}
+    lines = ["", f"{'rows/s, all ranks':<38} {'median':>11} {'least':>11} {'most':>11} {'CPU us a row':>13}"]
+    for name, of_rounds in rates.items():
+        timings = [timing for ranks in results[name] for timing in ranks]
+        cpu = sum(t.cpu for t in timings) / sum(t.rows for t in timings)
+        lines.append(f"{name:<38} {_spread(of_rounds, '11,.0f')} {cpu * 1e6:>13.2f}")
+    lines += ["", f"{'ratio':<38} {'median':>11} {'least':>11} {'most':>11}"]
     for name, (above, below) in ratios.items():
-        values = [a / b for a, b in zip(above, below, strict=True)]
-        lines.append(f"{name:<44} {statistics.median(values):>7.3f} {min(values):>7.3f} {max(values):>7.3f}")
+        lines.append(f"{name:<38} {_spread([a / b for a, b in zip(above, below, strict=True)], '11.3f')}")
     timings = [timing for ranks in results[END_TO_END] for timing in ranks]
-    of_cpu = statistics.median(t.reader / t.cpu for t in timings)
-    of_core = statistics.median(t.reader / t.seconds for t in timings)
-    lines += ["", f"reader thread, end to end: {of_cpu:.1%} of its rank's CPU time, {of_core:.1%} of a core"]
-    return "\n".join(lines)
+    share = sum(t.reader for t in timings) / sum(t.cpu for t in timings)
+    core = sum(t.reader for t in timings) / sum(t.seconds for t in timings)
+    row = sum(t.reader for t in timings) / sum(t.rows for t in timings)
+    lines += ["", f"reader thread: {share:.1%} of its rank's CPU time, {core:.1%} of a core, {row * 1e6:.2f} us a row"]
+    return lines
 
 
-def machine(ranks: "Ranks") -> list[str]:
-    """What the numbers were taken on."""
-    import torch
-
-    try:
-        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    except OSError:
-        names = []
-    cpu = names[0].partition(":")[2].strip() if names else platform.machine()
-    gpu = f", {torch.cuda.device_count()} x {torch.cuda.get_device_name()}" if ranks.device.type == "cuda" else ""
-    return [
-        f"machine  {cpu}, {os.cpu_count()} cores{gpu}, load {os.getloadavg()[0]:.1f} at the end; torch {torch.__version__}",
-        f"ranks    {ranks.world} ({ranks.device.type}), {torch.get_num_threads()} threads each, OMP_NUM_THREADS="
-        f"{os.environ.get('OMP_NUM_THREADS')}",
-    ]
-
-
-def _given(argv: list[str]) -> list[str]:
-    """The arguments a person typed: without the temporary log that the launcher put first."""
-    return argv[2:] if len(argv) > 1 and argv[0] == "--data" and TEMPORARY in argv[1] else argv
+def _spread(values: list[float], form: str) -> str:
+    return " ".join(format(value, form) for value in (statistics.median(values), min(values), max(values)))
 
 
 if __name__ == "__main__":
     known = parser().parse_args()
-    sys.exit(measure(known) if "RANK" in os.environ else launch(known, sys.argv[1:]))
+    if "RANK" in os.environ:
+        measure(known)
+    else:
+        sys.exit(launch(known, sys.argv[1:]))

@@ -23,7 +23,9 @@ def reported() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         sys.exit(130)
-    except Exception as error:
+    except SystemExit:
+        raise
+    except BaseException as error:  # torch's CheckpointException is no Exception
         code = 2 if isinstance(error, InputError) else 1
         if "TORCHELASTIC_ERROR_FILE" not in os.environ:
             print(message(error), file=sys.stderr)

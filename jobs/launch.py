@@ -8,6 +8,7 @@ from typing import Any
 from jobs.failure import TRACE, reported
 from jobs.train import parser as train_parser
 from jobs.train import prepare
+from schemas.errors import InputError
 
 INPUT = "InputError: "
 """How a rank's record names a mistake of the user's."""
@@ -34,12 +35,15 @@ def main(argv: list[str] | None = None) -> None:
 def _torchrun(flags: Any) -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous.api import RendezvousError
     from torch.distributed.run import run
 
     if os.environ.get(TRACE) != "1":
         logging.disable(logging.CRITICAL)  # torchrun's words on a failure repeat ours
     try:
         run(flags)
+    except (ValueError, RendezvousError) as error:  # a flag's value, or a meeting point nobody can reach
+        raise InputError(f"torchrun refuses its flags: {error}") from error
     except SignalException as error:
         print("stopped by a signal; the same command goes on from the newest checkpoint", file=sys.stderr)
         sys.exit(128 + error.sigval)

@@ -8,9 +8,13 @@ committed checkpoint.
 """
 
 import argparse
+import ctypes
 import json
+import os
+import signal
+import sys
+import tempfile
 from pathlib import Path
-from typing import Any
 
 from pipeline.data.files import Manifest, filesystem, plan
 from schemas.errors import InputError
@@ -33,19 +37,32 @@ def prepare(argv: list[str]) -> tuple[JobConfig, Manifest, Manifest | None]:
     """The checked job and the manifests of its training and evaluation days. No torch; raises InputError."""
     arguments = parser().parse_args(argv)
     job = load_job(arguments.config, arguments.overrides)
-    return job, plan(job, job.data.train), plan(job, job.data.eval) if job.data.eval else None
+    training = plan(job, job.data.train)
+    check_steps(job, training)
+    check_output(job)
+    return job, training, plan(job, job.data.eval) if job.data.eval else None
 
 
 def attainable_aucs(job: JobConfig) -> dict[str, float]:
-    """Best attainable AUC by row of the closing table, where the log declares its truth and one day is evaluated."""
+    """Best attainable AUC by row of the closing table, where the log declares its truth and one day is evaluated.
+
+    Only for a task that asks what the truth answers: the label of its own name, given a click where it is no click.
+    """
     if job.data.eval is None or job.data.eval.first != job.data.eval.last:
         return {}
     fs, root = filesystem(job.data.path)
     if not fs.exists(f"{root}/{TRUTH_FILE}"):
         return {}
     day = json.loads(fs.cat_file(f"{root}/{TRUTH_FILE}"))["days"].get(str(job.data.eval.first), {})
-    joint = {f"{task} (joint)": values["auc"] for task, values in day.get("joint", {}).items()}
-    return {task: values["auc"] for task, values in day.items() if task != "joint"} | joint
+    labels = {task.name: task.source for task in job.tasks}
+    found = {}
+    for task in job.tasks:
+        given = None if task.given is None else labels[task.given]
+        if task.source in day and given == (None if task.source == "click" else "click"):
+            found[task.name] = day[task.source]["auc"]
+            if task.source in day["joint"]:
+                found[f"{task.name} (joint)"] = day["joint"][task.source]["auc"]
+    return found
 
 
 def train(job: JobConfig, training: Manifest, evaluation: Manifest | None) -> None:
@@ -61,18 +78,44 @@ def train(job: JobConfig, training: Manifest, evaluation: Manifest | None) -> No
 
 
 def check_output(job: JobConfig) -> None:
-    """Raises InputError where the output cannot be a folder of ours."""
-    output: Any = Path(job.output)
-    if output.exists() and not output.is_dir():
-        raise InputError(f"output: '{job.output}' is a file; name a folder")
+    """Raises InputError where the output is no folder that can be written, rather than at the first checkpoint."""
+    try:
+        folder = Path(job.output)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"output: '{job.output}' cannot be written ({error.strerror}); name another folder") from error
+
+
+def check_steps(job: JobConfig, training: Manifest) -> None:
+    """Raises InputError where batch normalisation would meet a step of one row."""
+    size = job.train.batch_size
+    if job.model.norm == "batch" and (size == 1 or training.rows % size == 1):
+        raise InputError(
+            f"train.batch_size: {training.rows:,} rows in steps of {size:,} leave a step of one row, which batch "
+            "normalisation cannot train; use another batch_size, or model.norm=layer"
+        )
+
+
+def check_ranks(job: JobConfig) -> None:
+    """Raises InputError where the job cannot run on the ranks that torchrun started, before they meet."""
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world > job.data.lanes:
+        raise InputError(f"data.lanes: {world} ranks share {job.data.lanes} lanes; set it to {world} or more")
+
+
+def die_with_launcher() -> None:
+    """Asks Linux to end this rank when the launcher is gone: killed alone, it would leave its ranks training."""
+    if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def main(argv: list[str] | None = None) -> None:
     """One rank of the job."""
-    import sys
-
+    die_with_launcher()
     job, training, evaluation = prepare(sys.argv[1:] if argv is None else argv)
-    check_output(job)
+    check_ranks(job)
     train(job, training, evaluation)
 
 

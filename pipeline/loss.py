@@ -53,9 +53,10 @@ def conditional_loss(
     Raises InputError on every rank alike where the loss is not finite, before any backward: the tables train
     inside backward, and a guard at the optimizer's step would come too late.
     """
-    # where, not a product: a logit outside the task's space may be anything at all
+    # before the loss and not only after it: a logit outside the task's space may be anything at all, NaN included
     outside_BT = space_BT == 0
-    local_T = torch.where(outside_BT, 0.0, binary_loss(logits_BT, labels_BT)).sum(0)
+    inside_BT = torch.where(outside_BT, 0.0, logits_BT)
+    local_T = torch.where(outside_BT, 0.0, binary_loss(inside_BT, labels_BT)).sum(0)
     sums_2T = torch.stack([local_T.detach(), space_BT.sum(0)]).double()
     dist.all_reduce(sums_2T)
     if not torch.isfinite(sums_2T).all():

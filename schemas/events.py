@@ -47,7 +47,7 @@ class DayRange(Strict):
 class DataConfig(Strict):
     """Which logs are read, and how they are streamed."""
 
-    path: str
+    path: Annotated[str, Field(min_length=1)]
     """Root of the event log: a folder or any fsspec URL that holds dt=YYYY-MM-DD partitions."""
     train: DayRange
     """Days trained on, as {from: 2026-01-01, to: 2026-01-04}."""

@@ -65,7 +65,7 @@ class IdListFeature(_Embedded):
     kind: Literal["ids"]
     pooling: Literal["sum", "mean"] = "mean"
     """How the rows of a list become one vector. With weights, mean divides by the sum of the weights."""
-    weights: str | None = None
+    weights: Annotated[str, Field(min_length=1)] | None = None
     """Column with one float weight an id, of the same lengths."""
     hash: bool = False
     """Spread arbitrary 64-bit ids over the table by hashing; otherwise ids are row numbers."""

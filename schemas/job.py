@@ -24,7 +24,7 @@ class EmbeddingOptimizerConfig(Strict):
 
     name: Literal["rowwise_adagrad", "adagrad", "sgd", "adam"] = "rowwise_adagrad"
     """rowwise_adagrad keeps one number a row; adagrad one an element; adam runs on CUDA alone."""
-    lr: Annotated[float, Field(gt=0)] = 0.05
+    lr: Annotated[float, Field(gt=0, le=1e4)] = 0.05
     """Learning rate of the tables, constant over the run."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
     """Added to the root of the state."""
@@ -33,7 +33,7 @@ class EmbeddingOptimizerConfig(Strict):
 class DenseOptimizerConfig(Strict):
     """AdamW for everything that is not a table."""
 
-    lr: Annotated[float, Field(gt=0)] = 1e-3
+    lr: Annotated[float, Field(gt=0, le=1e4)] = 1e-3
     """Peak learning rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Decoupled weight decay."""
@@ -92,12 +92,12 @@ class JobConfig(Strict):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     """Name of the job."""
-    output: str
+    output: Annotated[str, Field(min_length=1)]
     """Folder for checkpoints, metrics and the wandb run files."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seeds weights, dropout and the shuffle."""
     data: DataConfig
-    tables: dict[str, TableSpec]
+    tables: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], TableSpec]
     """Embedding tables by name."""
     features: Annotated[list[FeatureSpec], Field(min_length=1)]
     """What the model reads."""

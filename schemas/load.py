@@ -38,10 +38,10 @@ def load_job(path: str, overrides: list[str] | None = None) -> JobConfig:
         raise InputError(f"{path}: not UTF-8 text; name a YAML file") from error
     try:
         raw = yaml.load(text, Loader=_UniqueKeys)
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: not valid YAML: {error}") from error
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a day that no month has
+        raise InputError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(raw, dict):
         raise InputError(f"{path}: holds {type(raw).__name__}, not a mapping of settings")
     raw = _unshared(raw)
@@ -72,8 +72,8 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         raise InputError(f"'{override}' is no override; write key=value, such as train.batch_size=4096")
     try:
         parsed = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError(f"'{override}': the value is not valid YAML") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise InputError(f"'{override}': the value is not valid YAML: {error}") from error
     node: Any = raw
     *path, last = key.split(".")
     for depth, part in enumerate(path):

@@ -53,6 +53,8 @@ def check_schema(job: JobConfig, schema: pa.Schema, path: str) -> None:
         if column not in schema.names:
             raise InputError(f"{path}: the reserved column '{column}' is missing; every event log has it")
     for column, who, fits, words in needs(job):
+        if schema.names.count(column) > 1:
+            raise InputError(f"{path}: column '{column}', {who}, stands there twice; write it once")
         if column not in schema.names:
             close = difflib.get_close_matches(column, schema.names, n=1, cutoff=0.5)
             hint = f"did you mean '{close[0]}'?" if close else f"the file has {', '.join(schema.names)}"

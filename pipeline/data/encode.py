@@ -4,7 +4,7 @@
     ids                  list<int64>; `<name>/weight` list<float32> beside it where the feature has weights
     float                float32, transformed
     label                `label/<task>` int8
-    `row_id`             int64, the global row id
+    `row/id`             int64, the global row id
 
 Everything a log may break is found here, where file, row group and column are known.
 """
@@ -23,7 +23,7 @@ from schemas.errors import InputError
 from schemas.features import BucketFeature, FeatureSpec, FloatFeature, IdFeature, IdListFeature, StringFeature
 from schemas.job import JobConfig
 
-ROW_ID = "row_id"
+ROW_ID = "row/id"
 Int64 = npt.NDArray[np.int64]
 
 
@@ -98,8 +98,8 @@ class Encoder:
         rows = self._rows(feature)
         if feature.hash:
             return bucket_integers(id_N, rows)
-        # one unsigned comparison finds the negative ids as well
-        return np.where(id_N.view(np.uint64) < np.uint64(rows), id_N, rows)
+        # unsigned, a negative id is a large one as well
+        return np.minimum(id_N.view(np.uint64), np.uint64(rows)).view(np.int64)
 
     def _ids(self, feature: IdListFeature, batch: pa.RecordBatch, where: Where) -> list[tuple[str, pa.Array]]:
         offsets, values = _list_parts(batch.column(feature.source), feature.source, where)
@@ -113,16 +113,7 @@ class Encoder:
                     f"{where}: {where.row(row)} has lists of unlike lengths in '{feature.source}' and "
                     f"'{feature.weights}'; write one weight an id"
                 )
-            x_M = weights.cast(pa.float64(), safe=False).to_numpy()
-            bad_M = ~np.isfinite(_float32(x_M))
-            if bad_M.any():
-                element = int(np.argmax(bad_M))
-                row = int(np.searchsorted(offsets, element, side="right")) - 1
-                raise InputError(
-                    f"{where}: column '{feature.weights}' holds {x_M[element]} ({where.row(row)}); "
-                    "write finite weights that fit 32 bits"
-                )
-            weight_M = _float32(x_M)
+            weight_M = _finite_weights(weights, offsets, feature.weights, where)
             if feature.pooling == "mean":
                 weight_M = _divide_by_sum(weight_M, offsets, feature.weights, where)
             out.append(
@@ -218,10 +209,10 @@ def _list_parts(column: pa.Array, name: str, where: Where) -> tuple[npt.NDArray[
     return (offsets - offsets[0]).astype(np.int32), values
 
 
-def _float32(x_N: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+def _float32(x_N: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
     """The numbers in 32 bits, infinite where they do not fit."""
     with np.errstate(over="ignore"):
-        return x_N.astype(np.float32)
+        return x_N.astype(np.float32, copy=False)
 
 
 def _numbers(feature: FloatFeature | BucketFeature, batch: pa.RecordBatch, where: Where) -> npt.NDArray[np.float64]:
@@ -254,6 +245,23 @@ def _label(column: pa.Array, name: str, where: Where) -> npt.NDArray[np.int8]:
     return column.cast(pa.int8()).to_numpy()
 
 
+def _finite_weights(
+    column: pa.Array, offsets: npt.NDArray[np.int32], name: str, where: Where
+) -> npt.NDArray[np.float32]:
+    """A list column's flat weights in 32 bits; refuses what does not fit them."""
+    exact = column if pa.types.is_float32(column.type) else column.cast(pa.float64(), safe=False)
+    weight_M = _float32(exact.to_numpy())
+    finite_M = np.isfinite(weight_M)
+    if not finite_M.all():
+        element = int(np.argmin(finite_M))
+        row = int(np.searchsorted(offsets, element, side="right")) - 1
+        raise InputError(
+            f"{where}: column '{name}' holds {exact[element].as_py()} ({where.row(row)}); "
+            "write finite weights that fit 32 bits"
+        )
+    return weight_M
+
+
 def _divide_by_sum(
     weight_M: npt.NDArray[np.float32], offsets: npt.NDArray[np.int32], name: str, where: Where
 ) -> npt.NDArray[np.float32]:
@@ -264,4 +272,5 @@ def _divide_by_sum(
     row_M = np.repeat(np.arange(len(length_N)), length_N)
     total_N = np.bincount(row_M, weights=weight_M, minlength=len(length_N))
     # a list whose weights are all 0 pools to zeros, like an empty one
-    return (weight_M / np.where(total_N > 0, total_N, 1.0)[row_M]).astype(np.float32)
+    total_M = np.repeat(np.where(total_N > 0, total_N, 1.0), length_N)
+    return np.divide(weight_M, total_M, out=total_M).astype(np.float32)

@@ -7,6 +7,7 @@ one id at any number of ranks.
 import dataclasses
 import datetime
 import hashlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -61,12 +62,17 @@ def filesystem(url: str) -> tuple[Any, str]:
     return fs, path
 
 
-def open_parquet(fs: Any, path: str) -> pq.ParquetFile:
-    """A Parquet file with its page checksums verified; local files are opened by Arrow itself."""
+def open_parquet(fs: Any, path: str, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
+    """A Parquet file with its page checksums verified; local files are opened by Arrow itself.
+
+    The string columns named in `dictionaries` come out dictionary-encoded.
+    """
     local = isinstance(fs.protocol, tuple) and "file" in fs.protocol
     try:
         source = path if local else fs.open(path, "rb")
-        return pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=not local)
+        return pq.ParquetFile(
+            source, page_checksum_verification=True, pre_buffer=not local, read_dictionary=list(dictionaries)
+        )
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not a whole Parquet file ({_first_line(error)}); write it again") from error
 
@@ -106,6 +112,8 @@ def _day_files(job: JobConfig, fs: Any, root: str, day: datetime.date) -> list[s
         if not fs.exists(root):
             raise InputError(f"data.path: no such path '{job.data.path}'; name the root of an event log") from None
         raise InputError(f"{folder}: the day {day} is missing; write it or change data.train / data.eval") from None
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be listed ({_first_line(error)}); see whether you may read it") from error
     names = {entry.rstrip("/").rsplit("/", 1)[-1] for entry in entries}
     if job.data.require_success and SUCCESS_MARKER not in names:
         raise InputError(

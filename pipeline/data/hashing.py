@@ -42,6 +42,9 @@ def bucket_strings(column: pa.Array, rows: int) -> npt.NDArray[np.int64]:
     """Table row of each string through the column's dictionary, shape [N]; -1 where null."""
     if not pa.types.is_dictionary(column.type):
         column = column.dictionary_encode()
+    if len(column.dictionary) > len(column):
+        # a row group's whole dictionary comes with each of its batches: what the batch does not use is not hashed
+        column = column.dictionary_decode().dictionary_encode()
     bucket_D = (mix(fnv1a(column.dictionary)) % np.uint64(rows)).astype(np.int64)
     bucket_D[column.dictionary.is_null().to_numpy(zero_copy_only=False)] = -1
     bucket_D = np.append(bucket_D, -1)  # what a null points to

@@ -1,6 +1,7 @@
-"""Stage 3: the row groups of one lane -> encoded Arrow batches in the lane's shuffled order. No torch."""
+"""Stage 3: the row groups of one lane -> encoded rows in the lane's shuffled order. No torch."""
 
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -8,9 +9,11 @@ import pyarrow as pa
 from pipeline.data.encode import Encoder, Where
 from pipeline.data.files import open_parquet
 from pipeline.data.order import Stretch, block_permutation, blocks, stretches
+from pipeline.data.rows import Layout, Rows
 from pipeline.data.source import Source
 from schemas.errors import InputError
 
+Table = TypeVar("Table", pa.RecordBatch, Rows)
 READ_ROWS = 16_384
 """Rows decoded at a time: small enough to bound memory, large enough that the cost per call vanishes."""
 
@@ -22,7 +25,7 @@ def read_stretch(source: Source, stretch: Stretch, encoder: Encoder) -> Iterator
     """
     group, position = stretch.group, 0
     try:
-        with open_parquet(source.fs, group.path) as file:
+        with open_parquet(source.fs, group.path, source.texts) as file:
             for batch in file.iter_batches(READ_ROWS, [group.index], source.columns, use_threads=False):
                 if position >= stretch.stop:
                     return
@@ -46,11 +49,12 @@ def read_lane(source: Source, first: int, last: int, encoder: Encoder) -> Iterat
         yield from read_stretch(source, stretch, encoder)
 
 
-def lane_batches(source: Source, lane: int, start: int, encoder: Encoder) -> Iterator[pa.RecordBatch]:
+def lane_rows(source: Source, lane: int, start: int, encoder: Encoder, layout: Layout) -> Iterator[Rows]:
     """The lane's rows from position `start` on: in the log's order, or a shuffled block at a time."""
     first, last = source.order.lane_start(lane), source.order.lane_start(lane + 1)
     if source.shuffle_rows == 0:
-        yield from read_lane(source, first + start, last, encoder)
+        for batch in read_lane(source, first + start, last, encoder):
+            yield Rows.of(batch, layout)
         return
     ahead = [b for b in blocks(lane, source.order.lanes, last - first, source.shuffle_rows) if b.stop > start]
     if not ahead:
@@ -58,18 +62,24 @@ def lane_batches(source: Source, lane: int, start: int, encoder: Encoder) -> Ite
     rows = read_lane(source, first + ahead[0].start, last, encoder)
     for block, batch in zip(ahead, regroup(rows, [b.stop - b.start for b in ahead]), strict=True):
         permutation = block_permutation(source.seed, source.epoch, lane, block)
-        yield batch.take(pa.array(permutation[max(0, start - block.start) :]))
+        yield Rows.permuted(batch, layout, permutation[max(0, start - block.start) :])
 
 
 def regroup(batches: Iterator[pa.RecordBatch], sizes: Iterable[int]) -> Iterator[pa.RecordBatch]:
     """The same rows in batches of the given sizes; copies only where a size spans two batches."""
-    rest: pa.RecordBatch | None = None
+    for pieces in cut(batches, sizes):
+        yield pieces[0] if len(pieces) == 1 else pa.concat_batches(pieces)
+
+
+def cut(batches: Iterator[Table], sizes: Iterable[int]) -> Iterator[list[Table]]:
+    """The same rows, as many at a time as the sizes say, in as many pieces as it takes; copies nothing."""
+    rest: Table | None = None
     for size in sizes:
-        pieces: list[pa.RecordBatch] = []
+        pieces: list[Table] = []
         needed = size
         while needed:
             rest = rest if rest is not None and rest.num_rows else next(batches)
             pieces.append(rest.slice(0, needed))
             rest = rest.slice(pieces[-1].num_rows)
             needed -= pieces[-1].num_rows
-        yield pieces[0] if len(pieces) == 1 else pa.concat_batches(pieces)
+        yield pieces

@@ -10,12 +10,11 @@ import time
 from collections.abc import Iterator
 from types import TracebackType
 
-import pyarrow as pa
-
 from pipeline.batch import Batch
 from pipeline.data.collate import Collator
 from pipeline.data.encode import Encoder
-from pipeline.data.lanes import lane_batches, regroup
+from pipeline.data.lanes import cut, lane_rows
+from pipeline.data.rows import Layout, Rows
 from pipeline.data.source import Source
 from schemas.errors import InputError
 from schemas.job import JobConfig
@@ -37,6 +36,7 @@ class Loader:
         self._pin = pin  # page-locked batches, which a GPU fetches while it computes
         self._patience = job.train.timeout_seconds
         self.encoder = Encoder(job)
+        self._layout = Layout(self.encoder.schema)
         self._collator = Collator(job)
         self._queue: queue.Queue[Batch | BaseException | None] = queue.Queue(job.data.prefetch_batches)
         self._stop = threading.Event()
@@ -102,13 +102,13 @@ class Loader:
         steps = list(zip([self.done, *ends], ends, strict=False))
         streams = {lane: self._lane(lane, steps) for lane in lanes}
         for begin, end in steps:
-            shares = [next(streams[lane]) for lane in lanes if order.lane_share(lane, begin, end)]
-            rows = pa.concat_batches(shares) if shares else pa.RecordBatch.from_pylist([], self.encoder.schema)
+            shares = [part for lane in lanes if order.lane_share(lane, begin, end) for part in next(streams[lane])]
+            rows = Rows.joined(self._layout, shares)
             yield self._collator(rows, order.widest(begin, end, self.world), self.source.epoch, end)
 
-    def _lane(self, lane: int, steps: list[tuple[int, int]]) -> Iterator[pa.RecordBatch]:
+    def _lane(self, lane: int, steps: list[tuple[int, int]]) -> Iterator[list[Rows]]:
         """The lane's share of each step in which it has one."""
         order = self.source.order
-        rows = lane_batches(self.source, lane, order.lane_position(lane, self.done), self.encoder)
+        rows = lane_rows(self.source, lane, order.lane_position(lane, self.done), self.encoder, self._layout)
         sizes = (order.lane_share(lane, begin, end) for begin, end in steps)
-        return regroup(rows, (size for size in sizes if size))
+        return cut(rows, (size for size in sizes if size))

@@ -5,6 +5,7 @@ from typing import Any
 
 from pipeline.data.files import Manifest, filesystem
 from pipeline.data.order import Order, RowGroup, permuted_groups
+from schemas.features import StringFeature
 from schemas.job import JobConfig
 
 
@@ -15,6 +16,8 @@ class Source:
     fs: Any
     groups: list[RowGroup]
     columns: list[str]
+    texts: list[str]
+    """Those that hold strings: decoded as dictionaries, so that each distinct string is made and hashed once."""
     order: Order
     seed: int
     epoch: int
@@ -27,6 +30,7 @@ def epoch_source(job: JobConfig, manifest: Manifest, epoch: int, shuffle: bool) 
         fs=filesystem(job.data.path)[0],
         groups=permuted_groups(manifest, job.seed, epoch, shuffle and job.data.shuffle_rows > 0),
         columns=job.columns,
+        texts=[f.source for f in job.features if isinstance(f, StringFeature)],
         order=Order(manifest.rows, job.data.lanes, job.train.batch_size),
         seed=job.seed,
         epoch=epoch,

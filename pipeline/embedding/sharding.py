@@ -22,7 +22,7 @@ from torchrec.distributed.sharding_plan import construct_module_sharding_plan, r
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingPlan
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from pipeline.embedding.tables import initialise_tables
+from pipeline.embedding.tables import TABLE_PREFIX, initialise_tables
 from schemas.errors import InputError
 from schemas.job import EmbeddingOptimizerConfig, JobConfig
 
@@ -57,7 +57,7 @@ def sharding_plan(model: nn.Module, job: JobConfig, device: torch.device) -> Sha
     planner = EmbeddingShardingPlanner(
         topology=_topology(world, local_world, device),
         batch_size=max(1, job.train.batch_size // world),
-        constraints={name: _constraints(job, name, device) for name in job.tables},
+        constraints={TABLE_PREFIX + name: _constraints(job, name, device) for name in job.tables},
     )
     group = dist.GroupMember.WORLD
     assert group is not None
@@ -102,7 +102,7 @@ def _lay_rows(plan: ShardingPlan, model: nn.Module, job: JobConfig, world: int, 
     """Replaces the plan's entry of every row-wise table."""
     # the kernel is named: left to itself TorchRec makes them dense parameters, outside the fused optimizer
     laid = row_wise(compute_kernel=EmbeddingComputeKernel.FUSED.value)
-    generators = {name: laid for name, table in job.tables.items() if table.sharding == "row_wise"}
+    generators = {TABLE_PREFIX + name: laid for name, table in job.tables.items() if table.sharding == "row_wise"}
     for path, module in model.named_modules():
         if generators and isinstance(module, EmbeddingBagCollection):
             rows = construct_module_sharding_plan(

@@ -12,6 +12,8 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from schemas.features import TableSpec
 from schemas.job import JobConfig
 
+TABLE_PREFIX = "table_"
+"""Before a table's name in the module: `items` or `keys` alone are names of torch's own."""
 INIT_ROWS = 65_536
 """Rows drawn from one generator: a shard draws the chunks it overlaps."""
 
@@ -27,7 +29,7 @@ def embedding_tables(job: JobConfig) -> EmbeddingBagCollection:
         is_weighted=job.weighted_ids,
         tables=[
             EmbeddingBagConfig(
-                name=name,
+                name=TABLE_PREFIX + name,
                 num_embeddings=table.rows + 1,
                 embedding_dim=table.dim,
                 feature_names=[f.name for f in job.embedded if f.table_name == name],
@@ -62,7 +64,8 @@ def initialise_tables(model: nn.Module, job: JobConfig) -> None:
 def _table_of(key: str) -> str | None:
     """Table of a state-dict key `...embedding_bags.<table>.weight`."""
     parts = key.split(".")
-    return parts[-2] if len(parts) > 2 and parts[-3] == "embedding_bags" and parts[-1] == "weight" else None
+    found = len(parts) > 2 and parts[-3] == "embedding_bags" and parts[-1] == "weight"
+    return parts[-2].removeprefix(TABLE_PREFIX) if found else None
 
 
 def _table_seed(seed: int, name: str) -> int:

@@ -11,11 +11,12 @@ weights side by side.
 import dataclasses
 import hashlib
 import json
+import logging
 import os
 import shutil
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torchrec.optim.keyed import KeyedOptimizer
+from torchrec.optim.keyed import CombinedOptimizer
 
 from schemas.errors import InputError
 
@@ -70,7 +71,7 @@ class Checkpoints:
         return _read_manifest(found[-1]) if found else None
 
     def save(
-        self, model: nn.Module, optimizer: KeyedOptimizer, progress: Progress, job: dict[str, Any], data: str
+        self, model: nn.Module, optimizer: CombinedOptimizer, progress: Progress, job: dict[str, Any], data: str
     ) -> Path:
         """Writes and commits a checkpoint; every rank must call it. Returns its directory."""
         path = self.folder / f"step-{progress.step:08d}"
@@ -80,8 +81,14 @@ class Checkpoints:
                     raise InputError(f"{path} is committed already; a checkpoint is never written over")
                 shutil.rmtree(path, ignore_errors=True)
                 path.mkdir(parents=True)
-        with _quiet():
-            dcp.save(_state(model, optimizer), checkpoint_id=path)
+        try:
+            with _quiet():
+                dcp.save(_state(model, optimizer), checkpoint_id=path)
+        except CheckpointException as error:
+            raise InputError(
+                f"{path}: cannot be written ({_reason(error)}); the checkpoint before it is whole. Free space or name "
+                "another output"
+            ) from error
         with _first_rank_prepares():
             if dist.get_rank() == 0:
                 _commit(path, {"progress": dataclasses.asdict(progress), "job": job, "data": data})
@@ -89,12 +96,15 @@ class Checkpoints:
         return path
 
     def _prune(self) -> None:
-        for old in _committed(self.folder)[: -self.keep_last]:
+        whole = _committed(self.folder)
+        for old in whole[: -self.keep_last]:
             (old / MANIFEST).unlink()  # first: a removal cut short leaves nothing that looks whole
-            shutil.rmtree(old)
+        for old in self.folder.glob("step-*"):
+            if old < whole[-1] and not (old / MANIFEST).exists():
+                shutil.rmtree(old)  # those, and what crashes have torn
 
 
-def load_training(commit: Commit, model: nn.Module, optimizer: KeyedOptimizer) -> None:
+def load_training(commit: Commit, model: nn.Module, optimizer: CombinedOptimizer) -> None:
     """Loads weights and optimizer state in place; every rank must call it.
 
     Raises InputError where files changed since the commit, or the model or plan is not the one saved.
@@ -104,6 +114,8 @@ def load_training(commit: Commit, model: nn.Module, optimizer: KeyedOptimizer) -
     _read(commit, state)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
+    # the fused Adam counts its steps outside its state
+    optimizer.set_optimizer_step(commit.progress.step)
 
 
 def load_model(commit: Commit, model: nn.Module) -> None:
@@ -114,7 +126,7 @@ def load_model(commit: Commit, model: nn.Module) -> None:
     model.load_state_dict(state["model"])
 
 
-def _state(model: nn.Module, optimizer: KeyedOptimizer) -> dict[str, Any]:
+def _state(model: nn.Module, optimizer: CombinedOptimizer) -> dict[str, Any]:
     return {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
 
 
@@ -123,11 +135,17 @@ def _read(commit: Commit, state: dict[str, Any]) -> None:
         with _quiet():
             dcp.load(state, checkpoint_id=commit.path)
     except CheckpointException as error:
-        reason = str(next(iter(error.failures.values()))).split("\n", 1)[0] if error.failures else str(error)
         raise InputError(
-            f"{commit.path}: does not fit this model, optimizer or sharding plan ({reason}); "
+            f"{commit.path}: does not fit this model, optimizer or sharding plan ({_reason(error)}); "
             "go on with the configuration it was saved under, or name another output"
         ) from error
+
+
+def _reason(error: CheckpointException) -> str:
+    """The first rank's own words, one line of them."""
+    first = next(iter(error.failures.values()), None)
+    cause = first[0] if isinstance(first, tuple) else first
+    return str(cause or error).split("\n", 1)[0]
 
 
 def _committed(folder: Path) -> list[Path]:
@@ -191,15 +209,17 @@ def _first_rank_prepares() -> Iterator[None]:
         caught, failure = error, [str(error)]
     dist.broadcast_object_list(failure, src=0)
     if caught is not None:
-        raise caught
+        raise caught if isinstance(caught, InputError) else InputError(f"a checkpoint: {caught}") from caught
     if failure[0] is not None:
         raise InputError(f"rank 0 failed: {failure[0]}")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """DCP warns of deprecations inside itself on every call."""
-    with warnings.catch_warnings():
+    """DCP warns of deprecations inside itself on every call, TorchRec of every replicated table."""
+    logging.disable(logging.WARNING)
+    with warnings.catch_warnings(), ExitStack() as stack:
+        stack.callback(logging.disable, logging.NOTSET)
         warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
         warnings.filterwarnings("ignore", category=UserWarning, module="torch")
         yield

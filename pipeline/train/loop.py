@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator
 
 import torch
 import torch.distributed as dist
+from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from pipeline.batch import Batch
@@ -17,6 +18,7 @@ from pipeline.train.checkpoint import Checkpoints, Progress
 from pipeline.train.dist import Ranks
 from pipeline.train.optim import Optimizers
 from pipeline.train.step import StepOutput, TrainStep
+from schemas.errors import InputError
 from schemas.job import JobConfig
 
 
@@ -112,8 +114,23 @@ class Training:
     def save(self, progress: Progress) -> float:
         """Commits a checkpoint of where the run stands; returns the seconds it took."""
         began = time.perf_counter()
+        self._refuse_nan()
         self.checkpoints.save(self.model, self.optimizers.all, progress, self.config, self.manifest.fingerprint)
         return time.perf_counter() - began
+
+    def _refuse_nan(self) -> None:
+        """A step with a finite loss may still have trained NaN; such weights are never committed."""
+        found = torch.zeros((), device=self.ranks.device)
+        for value in self.model.state_dict().values():
+            shards = [s.tensor for s in value.local_shards()] if isinstance(value, ShardedTensor) else [value]
+            for tensor in shards:
+                found += ~torch.isfinite(tensor).all()
+        dist.all_reduce(found)
+        if found:
+            raise InputError(
+                "the weights are not finite after the last step, so they are not saved. Lower dense_optimizer.lr or "
+                "embedding_optimizer.lr and name another output"
+            )
 
     def _after(self, before: Progress, output: StepOutput) -> Progress:
         batch = output.batch

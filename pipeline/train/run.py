@@ -7,6 +7,7 @@ from pipeline.data.files import Manifest
 from pipeline.embedding.sharding import shard
 from pipeline.model import RankingModel
 from pipeline.tracking import Tracking
+from pipeline.train.agreement import check_agreement, sole_writer
 from pipeline.train.checkpoint import Checkpoints, Commit, Progress, load_training
 from pipeline.train.console import evaluation_line, metrics_table, progress_line
 from pipeline.train.dist import Ranks
@@ -26,10 +27,30 @@ def run_job(
 ) -> None:
     """Trains from the newest checkpoint or from nothing, then evaluates; rank 0 prints and tracks."""
     config = job.model_dump(mode="json", by_alias=True)
+    with sole_writer(Path(job.output)):
+        _run_job(job, config, training, evaluation, ranks, attainable)
+
+
+def _run_job(
+    job: JobConfig,
+    config: dict[str, Any],
+    training: Manifest,
+    evaluation: Manifest | None,
+    ranks: Ranks,
+    attainable: dict[str, float],
+) -> None:
     checkpoints = Checkpoints(Path(job.output) / "checkpoints", job.train.keep_last)
     commit = checkpoints.newest()
+    check_agreement(
+        {
+            "configuration": {key: value for key, value in config.items() if key not in MAY_CHANGE},
+            "list of training files": training.fingerprint,
+            "list of evaluation files": evaluation and evaluation.fingerprint,
+            "newest checkpoint": commit and commit.progress,
+        }
+    )
     if commit is not None:
-        _same_job(commit, config, training, job.train.resume)
+        same_job(commit, config, training, job.train.resume)
 
     model = RankingModel(job)
     sharded = shard(model, job, ranks.device)
@@ -67,7 +88,7 @@ def run_job(
     say(_closing(checkpoints, tracking))
 
 
-def _same_job(commit: Commit, config: dict[str, Any], training: Manifest, resume: bool) -> None:
+def same_job(commit: Commit, config: dict[str, Any], training: Manifest, resume: bool) -> None:
     """Raises InputError where the checkpoint is not one of this very job."""
     if not resume:
         raise InputError(
@@ -120,7 +141,9 @@ def _opening(job: JobConfig, loop: Training, evaluation: Manifest | None, ranks:
     ]
     if start.step >= loop.steps:
         lines.append(f"trained to its end already, step {start.step}; name another output to train anew")
-    elif start.step:
+    if job.data.eval is not None and set(job.data.eval.days()) & set(job.data.train.days()):
+        lines.append("note: some evaluation days are training days too; their metrics flatter the model")
+    if 0 < start.step < loop.steps:
         lines.append(f"going on from step {start.step}, {start.samples:,} rows done")
     return "\n".join(lines)
 

@@ -1,13 +1,17 @@
 """Committed checkpoints: torn ones are never read, committed ones never written over, changed ones refused by name."""
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.distributed._shard.sharded_tensor import ShardedTensor
 
+from pipeline.data.files import Manifest, RowGroup
 from pipeline.train.checkpoint import Checkpoints, Progress, load_model, load_training
+from pipeline.train.loop import Training
 from schemas.errors import InputError
 from tests.distributed.ranks import run_ranks
 from tests.distributed.training import build
@@ -54,6 +58,7 @@ def test_new_directories_kept_last_and_torn_ones_replaced(tmp_path: Path, config
     torn.mkdir()
     (torn / "__0_0.distcp").write_bytes(b"half a save")
     (torn / "left-over").write_bytes(b"of a crash")
+    (tmp_path / "step-00000005").mkdir()  # torn, and of a step that will not come again: removed
     (tmp_path / "step-00000099").mkdir()  # torn, and of a later step: never the newest
     ranks = run_ranks(2, save_steps, config, str(tmp_path), [10, 20, 30])
     assert ranks[0] == ["step-00000020", "step-00000030", "step-00000099"]
@@ -129,6 +134,54 @@ def test_tables_start_from_the_seed_alone(config: dict[str, Any]) -> None:
         assert torch.equal(value, again[name])
         if name.endswith("weight"):
             assert not torch.equal(value, other[name]), name
-    user = first["model/embeddings.embedding_bags.user.weight"]
+    user = first["model/embeddings.embedding_bags.table_user.weight"]
     assert user.abs().max() <= 1 / 51**0.5
     assert user.std() == pytest.approx(2 / 51**0.5 / 12**0.5, rel=0.1)
+
+
+def fill(rank: int, config: dict[str, Any], folder: str) -> str:
+    """Saves where no file may grow beyond 4 KiB, which is how a full disk reads to a program."""
+    _, model, optimizers, _ = build(config, rank, 2)
+    checkpoints = Checkpoints(Path(folder), keep_last=2)
+    checkpoints.save(model, optimizers.all, progress(10), {}, "data")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+    try:
+        checkpoints.save(model, optimizers.all, progress(20), {}, "data")
+    except InputError as error:
+        return str(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    return "nothing"
+
+
+def test_a_disk_that_fills_up_is_one_message_and_the_commit_before_stands(
+    tmp_path: Path, config: dict[str, Any]
+) -> None:
+    told = run_ranks(2, fill, config, str(tmp_path))
+    assert all("cannot be written (" in text and "Free space or name another output" in text for text in told), told
+    assert run_ranks(2, refuse, config, str(tmp_path), "training") == ["nothing", "nothing"]
+    commit = Checkpoints(tmp_path, 2).newest()
+    assert commit is not None
+    assert commit.progress.step == 10
+
+
+def spoil(rank: int, config: dict[str, Any], folder: str) -> str:
+    """Saves a model of which one rank holds one NaN in a table."""
+    job, model, optimizers, ranks = build(config, rank, 2)
+    for value in model.state_dict().values():
+        if isinstance(value, ShardedTensor) and rank == 1:
+            for shard in value.local_shards():
+                shard.tensor.view(-1)[-1] = float("nan")
+    manifest = Manifest((RowGroup("part", 0, 10, 0),), "data")
+    training = Training(job, manifest, model, optimizers, ranks, Checkpoints(Path(folder), 2), config)
+    try:
+        training.save(progress(10))
+    except InputError as error:
+        return str(error)
+    return "nothing"
+
+
+def test_weights_that_are_not_finite_are_never_committed(tmp_path: Path, config: dict[str, Any]) -> None:
+    told = run_ranks(2, spoil, config, str(tmp_path))
+    assert all("not finite after the last step, so they are not saved" in text for text in told)
+    assert Checkpoints(tmp_path, 2).newest() is None

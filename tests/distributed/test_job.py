@@ -1,9 +1,12 @@
 """The job as a person runs it: torchrun, checkpoints, resume after kill -9, two agents, the wandb record."""
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 
 from pipeline.tracking import git_revision
 from pipeline.train.checkpoint import Checkpoints
-from tests.distributed.command import SECONDS, assert_bitwise, command, environment, kill_all, run, start
+from tests.distributed.command import SECONDS, assert_bitwise, command, descendants, environment, kill_all, run, start
 from tests.logs import DAYS, set_key, small_config, write_config, write_log
 
 STEPS = 120
@@ -120,6 +123,37 @@ def test_kill_9_and_the_same_command_ends_with_the_same_weights(finished: Finish
     printed = run(finished.config, *overrides)
     assert f"going on from step {commit.progress.step}" in printed
     assert_bitwise(last(output), last(finished.output))
+
+
+def test_one_rank_killed_ends_the_job_with_one_message(finished: Finished) -> None:
+    process = start(finished.config, "output=one-killed", "tracking.mode=disabled")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step "):
+            break
+    ranks = [pid for pid in descendants(process.pid) if b"jobs.train" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(ranks) == 2
+    os.kill(ranks[1], signal.SIGKILL)
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert "error: local rank 1" in rest
+    assert "ended with exit code -9" in rest
+    assert "Traceback" not in rest
+
+
+def test_ranks_do_not_outlive_their_launcher(finished: Finished) -> None:
+    process = start(finished.config, "output=orphans", "tracking.mode=disabled")
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("step "):
+            break
+    ranks = descendants(process.pid)
+    process.kill()
+    process.communicate(timeout=30)
+    deadline = time.monotonic() + 30
+    while (left := [pid for pid in ranks if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left
 
 
 def test_two_agents_train_as_one_job(finished: Finished) -> None:

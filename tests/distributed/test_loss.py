@@ -79,7 +79,7 @@ def test_a_mean_a_rank_would_be_another_loss() -> None:
 def empty_space(rank: int) -> tuple[float, list[float]]:
     logits, labels, space = data()
     space[:, 1] = 0
-    logits[:, 1] = float("inf")  # outside its space a logit may be anything
+    logits[:, 1] = float("nan")  # outside its space a logit may be anything
     loss, sums = conditional_loss(logits.requires_grad_(), labels, space, [1.0, 1.0, 1.0])
     loss.backward()
     assert logits.grad is not None

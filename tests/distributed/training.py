@@ -1,5 +1,6 @@
 """Trains a job on the ranks of a test and brings back everything that two runs could differ in, whole and by name."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from pipeline.data.loader import Loader
 from pipeline.data.source import epoch_source
 from pipeline.embedding.sharding import shard
 from pipeline.model import RankingModel
-from pipeline.train.checkpoint import Checkpoints, load_model
+from pipeline.train.checkpoint import Checkpoints, load_model, load_training
 from pipeline.train.dist import Ranks, quiet_libraries
-from pipeline.train.loop import total_steps, training_batches
+from pipeline.train.loop import Training, total_steps, training_batches
 from pipeline.train.optim import Optimizers
 from pipeline.train.run import START
 from pipeline.train.step import TrainStep
@@ -68,6 +69,38 @@ def train(rank: int, world: int, config: dict[str, Any]) -> RankState:
     batches.close()
     step.detach()
     return RankState(losses, row_ids, _shards({"model": model.state_dict(), "optimizer": optimizers.all.state_dict()}))
+
+
+class Stopped(Exception):  # noqa: N818 - an event of the test, not an error
+    """The run was cut off right after a commit."""
+
+
+class CutOff(Checkpoints):
+    """Checkpoints that end the run at a step, on all ranks."""
+
+    def __init__(self, folder: Path, stop: int) -> None:
+        super().__init__(folder, keep_last=1)
+        self._stop = stop
+
+    def save(self, model: Any, optimizer: Any, progress: Any, job: Any, data: str) -> Path:
+        path = super().save(model, optimizer, progress, job, data)
+        if progress.step == self._stop:
+            raise Stopped
+        return path
+
+
+def train_part(rank: int, world: int, config: dict[str, Any], folder: str, stop: int) -> RankState:
+    """Goes on from the folder's newest checkpoint, or starts, through the real loop; cut off after step `stop`."""
+    job, model, optimizers, ranks = build(config, rank, world)
+    checkpoints = CutOff(Path(folder), stop)
+    training = Training(job, plan(job, job.data.train), model, optimizers, ranks, checkpoints, config)
+    commit, start = checkpoints.newest(), START
+    if commit is not None:
+        load_training(commit, model, optimizers.all)
+        start = commit.progress
+    with contextlib.suppress(Stopped):
+        training.run(start, lambda report: None)
+    return RankState([], [], _shards({"model": model.state_dict(), "optimizer": optimizers.all.state_dict()}))
 
 
 def save(rank: int, world: int, config: dict[str, Any], folder: str) -> None:
@@ -132,7 +165,7 @@ def whole(states: list[RankState]) -> dict[str, Tensor]:
 
 def table_state(tensors: dict[str, Tensor], table: str) -> Tensor:
     """The optimizer's accumulated state of a table, one name for the fused and the replicated optimizer, flat."""
-    names = [n for n in tensors if n.startswith("optimizer") and f"embedding_bags.{table}.weight" in n]
-    found = [n for n in names if n.endswith((f"{table}.momentum1", "/sum"))]
+    names = [n for n in tensors if n.startswith("optimizer") and f"embedding_bags.table_{table}.weight" in n]
+    found = [n for n in names if n.endswith((f"table_{table}.momentum1", "/sum"))]
     assert len(found) == 1, names
     return tensors[found[0]].flatten()

@@ -10,6 +10,7 @@ import torch
 from pipeline.batch import Batch
 from pipeline.data.collate import Collator
 from pipeline.data.encode import Encoder, Where
+from pipeline.data.rows import Layout, Rows
 from schemas.job import JobConfig
 from schemas.load import parse_job
 from tests.logs import Override, override, set_key, small_config, small_job, small_table
@@ -21,7 +22,7 @@ def collate(job: JobConfig, rows: int = 4, padded: int | None = None, **columns:
     """The batch of the small log's first rows with some columns replaced."""
     table = override(small_table(rows), columns).combine_chunks()
     encoded = Encoder(job)(table.to_batches()[0], np.arange(100, 100 + rows), Where("part", 0, 0))
-    return Collator(job)(encoded, rows if padded is None else padded, 2, 777)
+    return Collator(job)(Rows.of(encoded, Layout(encoded.schema)), rows if padded is None else padded, 2, 777)
 
 
 def lists(batch: Batch, key: str) -> list[list[int]]:
@@ -102,7 +103,7 @@ def test_padding_rows_have_no_ids_and_no_place_elsewhere() -> None:
 
 def test_a_rank_without_rows_has_an_empty_batch() -> None:
     job = small_job("log")
-    batch = Collator(job)(pa.RecordBatch.from_pylist([], Encoder(job).schema), 3, 0, 9)
+    batch = Collator(job)(Rows.joined(Layout(Encoder(job).schema), []), 3, 0, 9)
     assert (batch.rows, batch.dense_BF.shape, batch.labels_BT.shape, batch.space_BT.shape) == (
         0,
         (0, 2),
@@ -195,8 +196,8 @@ def test_a_broken_funnel_is_counted_by_task_and_treated(
 def test_a_slice_collates_like_its_rows() -> None:
     job = small_job("log")
     encoded = Encoder(job)(small_table(20).combine_chunks().to_batches()[0], np.arange(20), Where("part", 0, 0))
-    part = Collator(job)(encoded.slice(5, 9), 9, 0, 0)
-    whole = Collator(job)(encoded, 20, 0, 0)
+    part = Collator(job)(Rows.of(encoded.slice(5, 9), Layout(encoded.schema)), 9, 0, 0)
+    whole = Collator(job)(Rows.of(encoded, Layout(encoded.schema)), 20, 0, 0)
     for key in KEYS:
         assert lists(part, key) == lists(whole, key)[5:14]
         assert weights(part, key) == weights(whole, key)[5:14]

@@ -48,7 +48,7 @@ def funnel_job(policy: str) -> JobConfig:
 def test_rows_keep_their_ids_and_the_schema_its_columns() -> None:
     make = encoder()
     out = encode(make)
-    assert out["row_id"] == [500, 501, 502, 503, 504, 505]
+    assert out["row/id"] == [500, 501, 502, 503, 504, 505]
     assert list(out) == make.schema.names
     assert not any(field.nullable for field in make.schema)
 

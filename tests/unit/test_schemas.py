@@ -362,6 +362,11 @@ CHECKS: dict[str, Any] = {
     "multipleOf": lambda value, unit, _: value % unit == 0,
     "pattern": lambda value, pattern, _: re.search(pattern, value) is not None,
     "format": lambda value, kind, _: kind == "date" and re.fullmatch(r"\d{4}-\d\d-\d\d", value) is not None,
+    "minLength": lambda value, count, _: len(value) >= count,
+    "patternProperties": lambda value, schemas, _: all(
+        any(re.search(pattern, key) and fits(item, schema) for pattern, schema in schemas.items())
+        for key, item in value.items()
+    ),
     "minItems": lambda value, count, _: len(value) >= count,
     "maxItems": lambda value, count, _: len(value) <= count,
     "required": lambda value, names, _: set(names) <= set(value),
