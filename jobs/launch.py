@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from jobs.failure import TRACE, reported
 from jobs.train import parser as train_parser
@@ -24,12 +24,18 @@ def main(argv: list[str] | None = None) -> None:
         prepare(argv[config:])  # before torch is loaded: a mistake should be told at once
     from torch.distributed.run import get_args_parser
 
-    flags = get_args_parser().parse_args(argv)
+    parser = get_args_parser()
+    setattr(parser, "error", _refuse)  # noqa: B010 - its usage is torchrun's, not this job's
+    flags = parser.parse_args(argv)
     if config is None:
         prepare([flags.training_script, *flags.training_script_args])
     flags.training_script_args = [flags.training_script, *flags.training_script_args]
     flags.training_script, flags.module = "jobs.train", True
     _torchrun(flags)
+
+
+def _refuse(said: str) -> NoReturn:
+    raise InputError(f"no CONFIG.yaml, or a torchrun flag that it does not know ({said}); see ./launch.sh train --help")
 
 
 def _torchrun(flags: Any) -> None:

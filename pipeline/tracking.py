@@ -66,7 +66,13 @@ class Tracking:
             "dir": str(folder),
             "config": config | {"git": git_revision()},
         }
-        settings = wandb.Settings(console="off", silent=True, init_timeout=START_SECONDS, finish_timeout=FINISH_SECONDS)
+        settings = wandb.Settings(
+            console="off",
+            silent=True,
+            login_timeout=START_SECONDS,  # a terminal would be asked for a key, and the other ranks would wait
+            init_timeout=START_SECONDS,
+            finish_timeout=FINISH_SECONDS,
+        )
         try:
             self._run = wandb.init(**arguments, mode=self.mode, settings=settings)
         except wandb.errors.CommError:

@@ -92,7 +92,6 @@ class Training:
         self.model.train()
         batches = training_batches(self.job, self.manifest, self.ranks, start)
         step = TrainStep(self.model, self.optimizers, self.job, self.ranks, self.steps)
-        saved = start.step
         try:
             while progress.step < self.steps:
                 output = step(batches, progress.step)
@@ -104,11 +103,9 @@ class Training:
                         tell(report)
                 if progress.step % train.checkpoint_every == 0 or progress.step == self.steps:
                     window.leave_out(self.save(progress))
-                    saved = progress.step
         finally:
             batches.close()
             step.detach()
-        assert saved == progress.step
         return progress
 
     def save(self, progress: Progress) -> float:

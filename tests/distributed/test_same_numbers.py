@@ -145,3 +145,19 @@ def test_a_job_of_one_row(tmp_path: Path) -> None:
     one, two = run_ranks(1, train, 1, config), run_ranks(2, train, 2, config)
     np.testing.assert_allclose([rank.losses for rank in two], [one[0].losses] * 2, rtol=TOLERANCE)
     assert [rank.row_ids for rank in two] == [[[0]], [[]]]
+
+
+def test_names_that_torch_has_itself(tmp_path: Path) -> None:
+    """Tables called `items` and `keys`, a feature called `row_id`."""
+    write_log(tmp_path / "log", DAYS, 30)
+    config = small_config(tmp_path / "log", tmp_path / "unused")
+    config["tables"] |= {"items": config["tables"].pop("item"), "keys": config["tables"].pop("user")}
+    for feature in config["features"]:
+        if feature["name"] in ("item", "history", "recent"):
+            feature["table"] = "items"
+        if feature["name"] == "user":
+            feature |= {"name": "row_id", "table": "keys"}
+    (state,) = run_ranks(1, train, 1, config)
+    assert sorted(row for step in state.row_ids for row in step) == list(range(60))
+    tensors = whole([state])
+    assert all(table_state(tensors, table).abs().sum() > 0 for table in config["tables"])

@@ -253,3 +253,20 @@ def test_a_log_in_another_filesystem(tmp_path: Path) -> None:
         plan_small(url, {"data.train.from": "2026-01-09", "data.train.to": "2026-01-09"})
     with pytest.raises(InputError, match=r"data\.path: no such path 'memory://none'"):
         plan_small("memory://none")
+
+
+def test_a_column_that_stands_twice_is_named(tmp_path: Path) -> None:
+    (path, *_) = write_log(tmp_path, DAYS, 10)
+    table = small_table(10)
+    write_parquet(path, table.append_column("age", table.column("age")))
+    assert refusal(tmp_path) == f"{path}: column 'age', feature 'age', stands there twice; write it once"
+
+
+def test_other_row_groups_are_other_files(tmp_path: Path) -> None:
+    """A day written again with the same rows in other row groups would be read in another order."""
+    write_log(tmp_path / "a", DAYS, 60, row_group_rows=30)
+    write_log(tmp_path / "b", DAYS, 60, row_group_rows=20)
+    write_log(tmp_path / "c", DAYS, 60, row_group_rows=30)
+    a, b, c = (plan_small(tmp_path / name).fingerprint for name in "abc")
+    assert a == c
+    assert a != b

@@ -73,3 +73,11 @@ def test_doctor_finds_nothing_wrong_here() -> None:
     assert done.returncode == 0, done.stdout
     assert "torchrec" in done.stdout
     assert done.stdout.endswith("nothing is wrong\n")
+
+
+@pytest.mark.parametrize("arguments", [["--nnodes", "2"], ["--nodes", "2", "job.txt"]])
+def test_a_train_command_without_a_config_or_with_a_wrong_flag_is_one_message(arguments: list[str]) -> None:
+    done = python("jobs.launch", *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: no CONFIG.yaml, or a torchrun flag that it does not know (")
+    assert done.stderr.count("\n") == 1

@@ -458,3 +458,40 @@ def test_the_schema_has_every_key_of_the_models() -> None:
     keys = {field.alias or name for name, field in JobConfig.model_fields.items()}
     assert SCHEMA["properties"].keys() == keys
     assert set(SCHEMA["$defs"]["DayRange"]["properties"]) == {"from", "to"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("train.batch_size", True, "train: 'batch_size' takes a number, not true or false"),
+        ("train.batch_size", "64", "train: 'batch_size' takes a whole number, not the string '64'"),
+        ("dense_optimizer", {"lr": True}, "dense_optimizer: 'lr' takes a number, not true or false"),
+        ("train.resume", "no", "train: 'resume' takes true or false, not 'no'"),
+        ("train.resume", 1, "train: 'resume' takes true or false, not 1"),
+        ("data.train.from", 0, "data.train: 'from' takes a day such as 2026-01-31, not 0"),
+        ("output", "", "output: String should have at least 1 character"),
+    ],
+)
+def test_nothing_is_bent_into_its_type(key: str, value: Any, said: str) -> None:
+    config = small_config("log", "out")
+    set_key(config, key, value)
+    with pytest.raises(InputError) as caught:
+        parse_job(config, "job.yaml")
+    assert str(caught.value).startswith(f"job.yaml: {said}")
+
+
+def test_a_float_in_yamls_string_form_is_a_float() -> None:
+    config = small_config("log", "out")
+    set_key(config, "dense_optimizer", {"lr": "1e-3"})
+    assert parse_job(config, "job.yaml").dense_optimizer.lr == 0.001
+
+
+def test_a_day_that_no_month_has(tmp_path: Path) -> None:
+    path = write_config(tmp_path / "job.yaml", small_config("log", "out"))
+    path.write_text(path.read_text().replace("'2026-01-02'", "2026-02-30"))
+    assert "2026-02-30" in path.read_text()
+    with pytest.raises(InputError, match="day is out of range for month"):
+        load_job(str(path))
+    path.write_text(path.read_text().replace("2026-02-30", "2026-01-02"))
+    with pytest.raises(InputError, match="day is out of range for month"):
+        load_job(str(path), ["data.train.to=2026-02-30"])
