@@ -161,3 +161,12 @@ def test_names_that_torch_has_itself(tmp_path: Path) -> None:
     assert sorted(row for step in state.row_ids for row in step) == list(range(60))
     tensors = whole([state])
     assert all(table_state(tensors, table).abs().sum() > 0 for table in config["tables"])
+
+
+def test_bf16_is_near_fp32(log: Path) -> None:
+    config = small_config(log, log / "unused")
+    (fp32,) = run_ranks(1, train, 1, config)
+    set_key(config, "train.precision", "bf16")
+    (bf16,) = run_ranks(1, train, 1, config)
+    np.testing.assert_allclose(bf16.losses, fp32.losses, rtol=0.02)
+    assert bf16.losses != fp32.losses, "autocast was on"

@@ -13,10 +13,11 @@ from pipeline.data.files import plan
 from pipeline.data.loader import Loader
 from pipeline.data.source import epoch_source
 from pipeline.embedding.sharding import shard
+from pipeline.metrics import Metrics
 from pipeline.model import RankingModel
 from pipeline.train.checkpoint import Checkpoints, load_model, load_training
 from pipeline.train.dist import Ranks, quiet_libraries
-from pipeline.train.loop import Training, total_steps, training_batches
+from pipeline.train.loop import Training, evaluate, total_steps, training_batches
 from pipeline.train.optim import Optimizers
 from pipeline.train.run import START
 from pipeline.train.step import TrainStep
@@ -132,6 +133,16 @@ def predict(rank: int, world: int, configs: list[dict[str, Any]], folder: str) -
                 logits |= dict(zip(batch.row_ids_B.tolist(), model(batch).tolist(), strict=True))
         out.append(logits)
     return out
+
+
+def evaluation(rank: int, world: int, config: dict[str, Any], folder: str) -> Metrics | None:
+    """The job's own evaluation of the checkpoint: on rank 0."""
+    job, model, _, ranks = build(config, rank, world)
+    commit = Checkpoints(Path(folder), 1).newest()
+    assert commit is not None
+    load_model(commit, model)
+    assert job.data.eval is not None
+    return evaluate(job, plan(job, job.data.eval), model, ranks, lambda *_: None)
 
 
 def _shards(state: Any, name: str = "") -> dict[str, list[Shard]]:
