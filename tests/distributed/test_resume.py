@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+import pipeline.train.step
+from schemas.tasks import TaskSpec
 from tests.distributed.ranks import run_ranks
 from tests.distributed.training import train_part, whole
 from tests.logs import DAYS, set_key, small_config, write_log
@@ -60,3 +62,23 @@ def test_a_run_cut_off_goes_on(
             assert torch.equal(ended[name], value), name
         else:
             torch.testing.assert_close(ended[name], value, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def units_of_decay(rank: int, config: dict[str, Any], folder: str, stop: int) -> list[tuple[int, int]]:
+    """The (step, epoch) that the loss weights were asked for, after a cut at `stop`."""
+    seen: list[tuple[int, int]] = []
+    real = pipeline.train.step.task_weights
+
+    def spy(tasks: list[TaskSpec], step: int, epoch: int) -> list[float]:
+        seen.append((step, epoch))
+        return real(tasks, step, epoch)
+
+    pipeline.train.step.task_weights = spy
+    train_part(rank, 1, config, folder, stop)
+    train_part(rank, 1, config, folder, NEVER)
+    return seen
+
+
+def test_the_weights_decay_with_the_steps_and_epochs_of_the_whole_run(config: dict[str, Any], tmp_path: Path) -> None:
+    (seen,) = run_ranks(1, units_of_decay, config, str(tmp_path), 9)
+    assert seen == [(step, step // 7) for step in range(STEPS)]
