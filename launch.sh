@@ -50,7 +50,13 @@ setup() {
 setup_all() {
   mkdir -p "$(dirname "$venv")"
   # two launches at once: the second waits for the first one's set-up
-  if command -v flock >/dev/null; then exec 9>"$venv.lock"; flock -w 1800 9; fi
+  if command -v flock >/dev/null; then
+    exec 9>"$venv.lock"
+    if ! flock -n 9; then
+      echo "waiting for another launch to finish setting up $venv" >&2
+      flock -w 1800 9 || { echo "error: it has not finished in 30 minutes; end it and try again" >&2; exit 1; }
+    fi
+  fi
   setup base "$root/requirements/$kind.lock"
   [ "${1:-}" != dev ] || setup dev "$root/requirements/dev.lock"
   exec 9>&- || true

@@ -3,9 +3,11 @@
 The interpreter is a stub that writes down how it was called, so nothing is installed or trained here.
 """
 
+import fcntl
 import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -120,3 +122,16 @@ def test_an_unknown_job_and_a_missing_python_are_told_before_anything_is_install
     assert (code, calls) == (1, [])
     assert "error: no Python 3.11 or newer on the PATH" in said
     assert not (clone.root / ".venv").exists()
+
+
+def test_a_second_launch_says_what_it_waits_for(tmp_path: Path) -> None:
+    clone = Clone(tmp_path)
+    with (clone.root / ".venv.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        release = threading.Timer(1, fcntl.flock, (lock, fcntl.LOCK_UN))
+        release.start()
+        code, calls, said = clone.run("help")
+        release.join(10)
+    assert code == 0
+    assert f"waiting for another launch to finish setting up {clone.root}/.venv" in said
+    assert calls[-1].startswith("-m|jobs|")
