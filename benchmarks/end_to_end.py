@@ -168,7 +168,7 @@ class Bench:
     def _bare(self, checked: bool) -> int:
         import pyarrow.parquet as pq
 
-        from pipeline.data.lanes import READ_ROWS
+        from pipeline.data.reader import READ_ROWS
 
         rows = 0
         mine = sorted(self.manifest.groups[self.ranks.rank :: self.ranks.world], key=lambda g: (g.path, g.index))

@@ -1,4 +1,4 @@
-"""Stage 4: the lanes' shares of a step, joined -> Batch. No Python per row."""
+"""Stage 5: the lanes' shares of a step, joined -> Batch. No Python per row."""
 
 import numpy as np
 import numpy.typing as npt

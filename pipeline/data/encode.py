@@ -1,4 +1,4 @@
-"""Stage 2: a decoded Arrow batch -> checked, encoded columns, one a feature and one a label. No torch.
+"""Stage 3: a decoded Arrow batch -> checked, encoded columns, one a feature and one a label. No torch.
 
     id, string, bucket   int64, a row of the table; the table's own last row where out of vocabulary
     ids                  list<int64>; `<name>/weight` list<float32> beside it where the feature has weights

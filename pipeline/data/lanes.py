@@ -1,4 +1,4 @@
-"""Stage 3: the row groups of one lane -> encoded rows in the lane's shuffled order. No torch."""
+"""Stage 4: the row groups of one lane -> encoded rows in the lane's shuffled order. No torch."""
 
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
@@ -7,46 +7,22 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.data.encode import Encoder, Where
-from pipeline.data.files import open_parquet
-from pipeline.data.order import Stretch, block_permutation, blocks, stretches
+from pipeline.data.order import block_permutation, blocks, stretches
+from pipeline.data.reader import read_stretch
 from pipeline.data.rows import Layout, Rows
 from pipeline.data.source import Source
-from schemas.errors import InputError
 
 Table = TypeVar("Table", pa.RecordBatch, Rows)
-READ_ROWS = 16_384
-"""Rows decoded at a time: small enough to bound memory, large enough that the cost per call vanishes."""
-
-
-def read_stretch(source: Source, stretch: Stretch, encoder: Encoder) -> Iterator[pa.RecordBatch]:
-    """The encoded rows of a stretch, in the log's order.
-
-    Raises InputError for a group that cannot be decoded.
-    """
-    group, position = stretch.group, 0
-    try:
-        with open_parquet(source.fs, group.path, source.texts) as file:
-            for batch in file.iter_batches(READ_ROWS, [group.index], source.columns, use_threads=False):
-                if position >= stretch.stop:
-                    return
-                begin, end = max(stretch.start - position, 0), min(stretch.stop - position, batch.num_rows)
-                if begin < end:
-                    # cut before it is encoded: lanes that share a row group each count and check their own rows alone
-                    rows, first = batch.slice(begin, end - begin), position + begin
-                    ids = np.arange(group.first_row + first, group.first_row + first + rows.num_rows)
-                    yield encoder(rows, ids, Where(group.path, group.index, first))
-                position += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
-        reason = str(error).split("\n", 1)[0].rstrip(".")
-        raise InputError(f"{group.where}: cannot be decoded ({reason}); write the file again") from error
-    if position < stretch.stop:
-        raise InputError(f"{group.where}: {position} rows where its footer promises {group.rows}; write the file again")
 
 
 def read_lane(source: Source, first: int, last: int, encoder: Encoder) -> Iterator[pa.RecordBatch]:
     """The encoded rows first .. last of the permuted row groups, each row group decoded once."""
     for stretch in stretches(source.groups, first, last):
-        yield from read_stretch(source, stretch, encoder)
+        group = stretch.group
+        # cut before it is encoded: lanes that share a row group each count and check their own rows alone
+        for start, rows in read_stretch(source, stretch):
+            ids = np.arange(group.first_row + start, group.first_row + start + rows.num_rows)
+            yield encoder(rows, ids, Where(group.path, group.index, start))
 
 
 def lane_rows(source: Source, lane: int, start: int, encoder: Encoder, layout: Layout) -> Iterator[Rows]:

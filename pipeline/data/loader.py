@@ -1,4 +1,4 @@
-"""Stage 5: lanes -> one rank's Batches, read ahead by a thread.
+"""Stage 6: lanes -> one rank's Batches, read ahead by a thread.
 
 The loader yields exactly `Order.steps` batches on every rank, whatever rows each holds: no rank waits for another at
 the end of the log.
