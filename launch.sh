@@ -58,7 +58,8 @@ setup_all() {
     fi
   fi
   setup base "$root/requirements/$kind.lock"
-  [ "${1:-}" != dev ] || setup dev "$root/requirements/dev.lock"
+  case " ${FULCRUM_EXTRAS:-} " in *" s3 "*) setup s3 "$root/requirements/s3.lock" ;; esac
+  [ "${1:-}" != dev ] || setup dev "$root/requirements/dev.lock" "$root/requirements/s3.lock"
   exec 9>&- || true
 }
 

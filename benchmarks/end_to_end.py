@@ -20,7 +20,7 @@ make a whole pass a round.
 
 A side's rows/s is the sum over the ranks of rows over seconds. Ratios are taken within a round; `CPU us a row` is of
 all rounds together, and says what a side costs where the machine is shared. The claim under test: end to end reaches
-.9 of the slower of `step alone` and `bare Parquet`.
+.95 of the slower of `step alone` and `loader alone`, so that reading hides behind the step, or the step behind it.
 """
 
 import argparse
@@ -298,8 +298,8 @@ def table(results: dict[str, list[list[Timing]]]) -> list[str]:
         name: [sum(timing.rows / timing.seconds for timing in ranks) for ranks in rounds]
         for name, rounds in results.items()
     }
-    slower = [min(pair) for pair in zip(rates[STEP], rates[BARE], strict=True)]
-    ratios = {f"{END_TO_END} / {side}": (rates[END_TO_END], rates[side]) for side in (STEP, BARE)}
+    slower = [min(pair) for pair in zip(rates[STEP], rates[LOADER], strict=True)]
+    ratios = {f"{END_TO_END} / {side}": (rates[END_TO_END], rates[side]) for side in (STEP, LOADER)}
     ratios[f"{END_TO_END} / the slower of these two"] = (rates[END_TO_END], slower)
     ratios |= {f"{LOADER} / {side}": (rates[LOADER], rates[side]) for side in (BARE, CHECKED, STEP)}
     lines = ["", f"{'rows/s, all ranks':<38} {'median':>11} {'least':>11} {'most':>11} {'CPU us a row':>13}"]

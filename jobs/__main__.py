@@ -7,11 +7,11 @@ HELP = """Fulcrum: distributed training of multi-task ranking models.
 
   ./launch.sh                          generate an event log, train PLE on it, show each task's metrics
   ./launch.sh JOB [OPTIONS]            run a job; every job has --help
-  ./launch.sh test [PYTEST OPTIONS]    the whole test suite
+  ./launch.sh test [PYTEST OPTIONS]    the test suite; -m long runs what takes minutes
   ./launch.sh check                    lint, types, import contracts
 
 Jobs:"""
-PARTS = {"launch", "failure"}
+PARTS = {"launch", "agent", "interrupts", "failure"}
 """What the jobs are made of: `train` is started through `launch`."""
 
 

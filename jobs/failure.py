@@ -5,11 +5,14 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from schemas.errors import InputError
+from schemas.errors import InputError, redacted
 
 TRACE = "FULCRUM_TRACE"
 """Set it to 1 to see the stack trace of an InputError as well."""
+INPUT = "InputError: "
+"""How a rank's record names a mistake of the user's."""
 
 
 @contextmanager
@@ -30,6 +33,8 @@ def reported() -> Iterator[None]:
         if "TORCHELASTIC_ERROR_FILE" not in os.environ:
             print(message(error), file=sys.stderr)
             sys.exit(code)
+        if isinstance(error, InputError):  # its kinds are told alike: the record names the class
+            error = InputError(str(error)).with_traceback(error.__traceback__)
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
         get_error_handler().record_exception(error)
@@ -42,4 +47,29 @@ def message(error: BaseException) -> str:
     """What a person reads of the error."""
     if isinstance(error, InputError) and os.environ.get(TRACE) != "1":
         return f"error: {error}"
-    return "".join(traceback.format_exception(error))
+    return redacted("".join(traceback.format_exception(error)))
+
+
+def recorded_message(failure: Any) -> str:
+    """What torchrun's ProcessFailure says: the rank's own record, or how it died where it left none."""
+    died = f"local rank {failure.local_rank} (pid {failure.pid}) ended with exit code {failure.exitcode}"
+    return _message(failure).removeprefix(INPUT) or died
+
+
+def is_input_error(failure: Any) -> bool:
+    """Whether a rank's failure is one that the user can mend."""
+    return _message(failure).startswith(INPUT)
+
+
+def callstack(failure: Any) -> str:
+    """The stack trace that the rank recorded; empty for a rank that was killed."""
+    return str(_recorded(failure).get("extraInfo", {}).get("py_callstack", ""))
+
+
+def _message(failure: Any) -> str:
+    return str(_recorded(failure).get("message") or "")
+
+
+def _recorded(failure: Any) -> dict[str, Any]:
+    message = failure.error_file_data.get("message") if failure.error_file_data else None
+    return message if isinstance(message, dict) else {}

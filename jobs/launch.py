@@ -1,81 +1,131 @@
-"""Run a training job under torchrun: the job's arguments are checked first, and one failure is one message."""
+"""Run a training job under torchrun: arguments checked first, one message a failure, a commit on a signal."""
 
+import functools
 import logging
 import os
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any, NoReturn
 
-from jobs.failure import TRACE, reported
+from jobs.failure import TRACE, callstack, is_input_error, recorded_message, reported
+from jobs.interrupts import Interrupted, Interrupts
+from jobs.train import hand_over, prepare
 from jobs.train import parser as train_parser
-from jobs.train import prepare
-from schemas.errors import InputError
+from pipeline.train.stop import HANDOVER, LAUNCHER, STOPPED, marks
+from schemas.errors import InputError, redacted
 
-INPUT = "InputError: "
-"""How a rank's record names a mistake of the user's."""
+RANK_MODULE = "jobs.train"
+"""What every rank runs."""
 
 
 def main(argv: list[str] | None = None) -> None:
     """`[TORCHRUN FLAGS] CONFIG [key=value ...]`."""
-    argv = sys.argv[1:] if argv is None else argv
+    interrupts = Interrupts()
+    interrupts.install()
+    try:
+        _launch(sys.argv[1:] if argv is None else argv, interrupts)
+    except Interrupted as interrupted:
+        when = "while no rank was running" if interrupts.started else "before the ranks started"
+        _stopped(f"stopped by {interrupted.name} {when}, nothing to commit; the same command goes on")
+
+
+def _launch(argv: list[str], interrupts: Interrupts) -> None:
     if not argv or argv[-1] in ("-h", "--help"):
         train_parser().parse_args(["--help"])
     config = next((i for i, word in enumerate(argv) if word.endswith((".yaml", ".yml"))), None)
+    prepared = None
     if config is not None:
-        prepare(argv[config:])  # before torch is loaded: a mistake should be told at once
+        prepared = prepare(argv[config:])  # before torch is loaded: a mistake should be told at once
     from torch.distributed.run import get_args_parser
 
     parser = get_args_parser()
     setattr(parser, "error", _refuse)  # noqa: B010 - its usage is torchrun's, not this job's
     flags = parser.parse_args(argv)
-    if config is None:
-        prepare([flags.training_script, *flags.training_script_args])
+    if prepared is None:
+        prepared = prepare([flags.training_script, *flags.training_script_args])
+    hand_over(prepared[1])
     flags.training_script_args = [flags.training_script, *flags.training_script_args]
-    flags.training_script, flags.module = "jobs.train", True
-    _torchrun(flags)
+    flags.training_script, flags.module = RANK_MODULE, True
+    if flags.max_restarts and flags.rdzv_backend == "static" and (flags.rdzv_endpoint or flags.master_port):
+        raise InputError(
+            "--max-restarts: the static rendezvous hands restarted ranks the addresses of those that are gone; "
+            "use --rdzv-backend c10d --rdzv-endpoint HOST:PORT"
+        )
+    # a store for each start of the ranks: torch 2.13 keeps the first, with the addresses of ranks that are gone
+    os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
+    # the others stay torchrun's: they end the ranks without a commit
+    flags.signals_to_handle = ",".join({"SIGHUP", "SIGQUIT"} & set(flags.signals_to_handle.split(",")))
+    with tempfile.TemporaryDirectory(prefix="fulcrum-") as folder:
+        os.environ[HANDOVER], os.environ[LAUNCHER] = folder, str(os.getpid())
+        _torchrun(flags, interrupts, Path(folder), prepared[0].train.stop_seconds)
 
 
 def _refuse(said: str) -> NoReturn:
     raise InputError(f"no CONFIG.yaml, or a torchrun flag that it does not know ({said}); see ./launch.sh train --help")
 
 
-def _torchrun(flags: Any) -> None:
+def _torchrun(flags: Any, interrupts: Interrupts, folder: Path, stop_seconds: int) -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.elastic.rendezvous.api import RendezvousError
+    from torch.distributed.elastic.rendezvous.api import RendezvousClosedError, RendezvousError
+    from torch.distributed.launcher import api
     from torch.distributed.run import run
+
+    from jobs.agent import Agent
 
     if os.environ.get(TRACE) != "1":
         logging.disable(logging.CRITICAL)  # torchrun's words on a failure repeat ours
+    # the one agent that torchrun makes, by the name it makes it under: it has no other door
+    made = functools.partial(Agent, interrupts=interrupts, folder=folder, stop_seconds=stop_seconds)
+    setattr(api, "LocalElasticAgent", made)  # noqa: B010
     try:
         run(flags)
+    except RendezvousClosedError:
+        _failed("another node has ended this job while this one was to join it; that node's own message says why", 1)
     except (ValueError, RendezvousError) as error:  # a flag's value, or a meeting point nobody can reach
+        if interrupts.started:
+            _failed(f"the meeting point of the nodes is lost ({error}); the same command goes on", 1)
         raise InputError(f"torchrun refuses its flags: {error}") from error
     except SignalException as error:
         print("stopped by a signal; the same command goes on from the newest checkpoint", file=sys.stderr)
         sys.exit(128 + error.sigval)
     except ChildFailedError as error:
-        # the cause, not what it brought down: a rank that lost its peer records a failure too
-        failures = sorted(error.failures.values(), key=lambda f: (not _message(f).startswith(INPUT), f.timestamp))
-        code, text = failures[0].exitcode, _message(failures[0])
-        print(f"error: {text.removeprefix(INPUT)}", file=sys.stderr)
-        if not text.startswith(INPUT) or os.environ.get(TRACE) == "1":
-            print(_callstack(failures[0]), file=sys.stderr)
-        sys.exit(code if code > 0 else 128 - code)
+        _report(error.failures.values(), interrupts, folder)
+    if left := marks(folder):
+        _stopped(left[0]["line"], any(mark["said"] for mark in left))
 
 
-def _recorded(failure: Any) -> dict[str, Any]:
-    """What the rank recorded before it died; empty for a rank that was killed."""
-    message = failure.error_file_data.get("message") if failure.error_file_data else None
-    return message if isinstance(message, dict) else {}
+def _report(failures: Any, interrupts: Interrupts, folder: Path) -> NoReturn:
+    """Ends the launcher with the cause of the failures."""
+    # the cause, not what it brought down: a rank that lost its peer records a failure too
+    ordered = sorted(failures, key=lambda f: (not is_input_error(f), f.timestamp))
+    first = ordered[0]
+    if interrupts.stopping and not is_input_error(first):
+        left = marks(folder)
+        if left:  # ranks have left a step that others were in
+            _stopped(left[0]["line"], any(mark["said"] for mark in left))
+        if interrupts.late or all(f.exitcode < 0 for f in ordered):
+            late = (
+                "they took longer than train.stop_seconds and were killed" if interrupts.late else "they ended at once"
+            )
+            _stopped(f"stopped by {interrupts.stopping}, not committed: {late}; the same command goes on")
+    print(f"error: {redacted(recorded_message(first))}", file=sys.stderr)
+    if not is_input_error(first) or os.environ.get(TRACE) == "1":
+        print(redacted(callstack(first)), file=sys.stderr)
+    sys.exit(first.exitcode if first.exitcode > 0 else 128 - first.exitcode)
 
 
-def _message(failure: Any) -> str:
-    died = f"local rank {failure.local_rank} (pid {failure.pid}) ended with exit code {failure.exitcode}"
-    return str(_recorded(failure).get("message") or died)
+def _stopped(line: str, said: bool = False) -> NoReturn:
+    """Ends the launcher as one whose job goes on with the same command."""
+    if not said:
+        print(line, file=sys.stderr)
+    sys.exit(STOPPED)
 
 
-def _callstack(failure: Any) -> str:
-    return str(_recorded(failure).get("extraInfo", {}).get("py_callstack", ""))
+def _failed(line: str, code: int) -> NoReturn:
+    print(f"error: {line}", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

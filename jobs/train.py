@@ -8,19 +8,30 @@ committed checkpoint.
 """
 
 import argparse
+import atexit
+import contextlib
 import ctypes
 import json
 import os
+import secrets
 import signal
 import sys
 import tempfile
 from pathlib import Path
 
-from pipeline.data.files import Manifest, filesystem, plan
+from pipeline.data.freeze import Plan, plan_from_bytes, plan_job, stored_manifest
+from pipeline.data.manifest import Manifest
+from pipeline.data.vocabulary_lookup import fingerprints
+from pipeline.storage import filesystem
+from pipeline.train.stop import LAUNCHER, Stop, Stopped
+from pipeline.train.warm_start import check_warm_start
 from schemas.errors import InputError
 from schemas.events import TRUTH_FILE
 from schemas.job import JobConfig
 from schemas.load import load_job
+
+PLAN = "FULCRUM_PLAN"
+"""Names the file in which the launcher hands its plan to the ranks it starts."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,14 +44,49 @@ def parser() -> argparse.ArgumentParser:
     return out
 
 
-def prepare(argv: list[str]) -> tuple[JobConfig, Manifest, Manifest | None]:
-    """The checked job and the manifests of its training and evaluation days. No torch; raises InputError."""
+def load(argv: list[str]) -> JobConfig:
+    """The checked job of a command line. No torch; raises InputError."""
     arguments = parser().parse_args(argv)
-    job = load_job(arguments.config, arguments.overrides)
-    training = plan(job, job.data.train)
-    check_steps(job, training)
+    return load_job(arguments.config, arguments.overrides)
+
+
+def prepare(argv: list[str]) -> tuple[JobConfig, Plan]:
+    """The checked job and what it reads. No torch; raises InputError."""
+    job = load(argv)
+    check_warm_start(job, fingerprints(job))  # reads and checks the vocabularies too
+    plan = plan_job(job)
+    check_steps(job, plan.training.manifest)
     check_output(job)
-    return job, training, plan(job, job.data.eval) if job.data.eval else None
+    return job, plan
+
+
+def hand_over(plan: Plan) -> None:
+    """Leaves the plan to the ranks that this process will start, for as long as it lives."""
+    file, name = tempfile.mkstemp(prefix="fulcrum-plan-")
+    with open(file, "wb") as out:
+        out.write(plan.to_bytes())
+    os.environ[PLAN] = name
+    atexit.register(_remove, name)
+
+
+def _remove(name: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(name)
+
+
+def first_ranks_plan(job: JobConfig) -> Plan:
+    """The launcher's plan, unless the newest checkpoint holds another manifest; a new one where no launcher planned.
+
+    After an elastic restart the first rank may run where the launcher planned at another time.
+    """
+    name = os.environ.get(PLAN)
+    if name is not None and os.path.exists(name):
+        with open(name, "rb") as file:
+            plan = plan_from_bytes(file.read(), job)
+        stored = stored_manifest(job)
+        if stored is None or stored == plan.training.manifest.to_bytes():
+            return plan
+    return plan_job(job)
 
 
 def attainable_aucs(job: JobConfig) -> dict[str, float]:
@@ -50,7 +96,7 @@ def attainable_aucs(job: JobConfig) -> dict[str, float]:
     """
     if job.data.eval is None or job.data.eval.first != job.data.eval.last:
         return {}
-    fs, root = filesystem(job.data.path)
+    fs, root = filesystem(job.data.path, job.data.storage)
     if not fs.exists(f"{root}/{TRUTH_FILE}"):
         return {}
     day = json.loads(fs.cat_file(f"{root}/{TRUTH_FILE}"))["days"].get(str(job.data.eval.first), {})
@@ -65,27 +111,42 @@ def attainable_aucs(job: JobConfig) -> dict[str, float]:
     return found
 
 
-def train(job: JobConfig, training: Manifest, evaluation: Manifest | None) -> None:
-    """Trains and evaluates the job on the ranks torchrun started."""
+def train(job: JobConfig, plan: Plan | None, stop: Stop) -> None:
+    """Trains and evaluates the job on the ranks torchrun started; the first rank's plan is every rank's."""
     # here and not above: a mistake in the configuration must not cost the seconds these take
     from pipeline.train.dist import process_group, quiet_libraries
 
     quiet_libraries()  # before TorchRec is imported: it warns as it loads
+    from pipeline.train.agreement import first_ranks
     from pipeline.train.run import run_job
 
-    with process_group(job.train.timeout_seconds) as ranks:
-        run_job(job, training, evaluation, ranks, attainable_aucs(job))
+    with process_group(job.train.timeout_seconds, stop) as ranks:
+        plan = plan_from_bytes(first_ranks(None if plan is None else plan.to_bytes()), job)
+        run_job(job, plan.training, plan.evaluation, ranks, attainable_aucs(job))
 
 
 def check_output(job: JobConfig) -> None:
-    """Raises InputError where the output is no folder that can be written, rather than at the first checkpoint."""
+    """Raises InputError where the output cannot be written, rather than at the first checkpoint."""
+    _check_folder("tracking.folder" if job.local_folder != job.output else "output", job.local_folder)
+    if "://" not in job.output:
+        return _check_folder("output", job.output)
+    fs, root = filesystem(job.output)
+    probe = f"{root}/.probe-{secrets.token_hex(8)}"
     try:
-        folder = Path(job.output)
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        fs.pipe_file(probe, b"")
+        fs.rm_file(probe)
+    except Exception as error:  # each driver has exceptions of its own
+        reason = (str(error) or type(error).__name__).split("\n", 1)[0]
+        raise InputError(f"output: '{job.output}' cannot be written ({reason}); name another one") from error
+
+
+def _check_folder(key: str, name: str) -> None:
+    try:
+        Path(name).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=name):
             pass
     except OSError as error:
-        raise InputError(f"output: '{job.output}' cannot be written ({error.strerror}); name another folder") from error
+        raise InputError(f"{key}: '{name}' cannot be written ({error.strerror}); name another folder") from error
 
 
 def check_steps(job: JobConfig, training: Manifest) -> None:
@@ -108,15 +169,28 @@ def check_ranks(job: JobConfig) -> None:
 def die_with_launcher() -> None:
     """Asks Linux to end this rank when the launcher is gone: killed alone, it would leave its ranks training."""
     if sys.platform == "linux" and "TORCHELASTIC_RUN_ID" in os.environ:
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        # PR_SET_PDEATHSIG; not SIGTERM, by which all ranks would commit and stop: the other nodes are to go on
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if os.environ.get(LAUNCHER, str(os.getppid())) != str(os.getppid()):
+            os._exit(128 + signal.SIGKILL)  # it was gone before we asked
 
 
 def main(argv: list[str] | None = None) -> None:
     """One rank of the job."""
+    stop = Stop()
+    stop.install()
     die_with_launcher()
-    job, training, evaluation = prepare(sys.argv[1:] if argv is None else argv)
+    job = load(sys.argv[1:] if argv is None else argv)
     check_ranks(job)
-    train(job, training, evaluation)
+    plan = None
+    if int(os.environ.get("RANK", 0)) == 0:
+        plan = first_ranks_plan(job)
+        check_steps(job, plan.training.manifest)
+        check_output(job)
+    try:
+        train(job, plan, stop)
+    except Stopped as stopped:
+        sys.exit(stop.farewell(stopped))
 
 
 if __name__ == "__main__":

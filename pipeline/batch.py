@@ -42,7 +42,9 @@ class Batch(Pipelineable):
     epoch: int
     """Pass over the training days, from 0."""
     end_row: int
-    """Rows of the epoch done, over all ranks, once this step is."""
+    """Rows of the epoch done, over all ranks, once this step is; those left out are among them."""
+    left_out: tuple[Any, ...] = ()
+    """Pieces of the log (pipeline/data/quarantine.py) that this rank's step leaves out."""
 
     def _each(self, apply: Any) -> Batch:
         changes = {

@@ -4,10 +4,12 @@ Shapes: B batch rows, T tasks, H width of a task's representation.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.axes import Axes, linear, under
 from pipeline.chain import joint_log_probability
 from pipeline.mlp import MLP
 
@@ -47,3 +49,10 @@ class Towers(nn.Module):
             for task, (tower, output) in enumerate(zip(self.towers, self.outputs, strict=True))
         ]
         return torch.cat(logits, dim=1)
+
+    def axes(self, tasks: Sequence[str]) -> Axes:
+        """The tensors of each task's tower and output, by task."""
+        out: Axes = {}
+        for task, tower, output in zip(tasks, self.towers, self.outputs, strict=True):
+            out |= under(f"towers.{task}", cast(MLP, tower).axes()) | under(f"outputs.{task}", linear(output))
+        return out

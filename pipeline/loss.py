@@ -9,6 +9,8 @@ averaged gradients would weigh the rows of a rank with few clicks more.
 """
 
 import dataclasses
+import math
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -25,6 +27,8 @@ class LossSums:
 
     loss_T: Tensor
     rows_T: Tensor
+    signals: list[float] = dataclasses.field(default_factory=list)
+    """The sums of what the ranks sent along."""
 
     @property
     def mean_T(self) -> Tensor:
@@ -43,28 +47,45 @@ def task_weights(tasks: list[TaskSpec], step: int, epoch: int) -> list[float]:
 
 
 def conditional_loss(
-    logits_BT: Tensor, labels_BT: Tensor, space_BT: Tensor, weights: list[float]
+    logits_BT: Tensor,
+    labels_BT: Tensor,
+    space_BT: Tensor,
+    weights: list[float],
+    tasks: Sequence[str] = (),
+    signals: Sequence[float] = (),
 ) -> tuple[Tensor, LossSums]:
     """The scalar to call backward on, and the global sums.
 
     The scalar is this rank's share of L times the number of ranks: data-parallel gradients and TorchRec's table
     gradients are averaged over ranks, so what they add up to is the gradient of L itself.
 
-    Raises InputError on every rank alike where the loss is not finite, before any backward: the tables train
-    inside backward, and a guard at the optimizer's step would come too late.
+    One all-reduce and one read by the host a step: `signals`, a few numbers of this rank's, travel along and come back
+    summed over ranks.
+
+    Raises InputError on every rank alike where the loss is not finite, by the names of its `tasks`, before any
+    backward: the tables train inside backward, and a guard at the optimizer's step would come too late.
     """
     # before the loss and not only after it: a logit outside the task's space may be anything at all, NaN included
     outside_BT = space_BT == 0
     inside_BT = torch.where(outside_BT, 0.0, logits_BT)
     local_T = torch.where(outside_BT, 0.0, binary_loss(inside_BT, labels_BT)).sum(0)
-    sums_2T = torch.stack([local_T.detach(), space_BT.sum(0)]).double()
-    dist.all_reduce(sums_2T)
-    if not torch.isfinite(sums_2T).all():
-        raise InputError(
-            f"the loss of this step is not finite (sums per task: {sums_2T[0].tolist()}); nothing was trained on it. "
-            "Lower dense_optimizer.lr or embedding_optimizer.lr and name another output"
-        )
-    sums = LossSums(sums_2T[0], sums_2T[1])
+    count = len(local_T)
+    mine_S = torch.tensor(signals, dtype=torch.float64, device=local_T.device)
+    sums_N = torch.cat([local_T.detach().double(), space_BT.sum(0).double(), mine_S])
+    dist.all_reduce(sums_N)
+    told = sums_N.tolist()
+    _refuse_not_finite(told[:count], tasks)
+    sums = LossSums(sums_N[:count], sums_N[count : 2 * count], told[2 * count :])
     weight_T = torch.tensor(weights, dtype=local_T.dtype, device=local_T.device)
     mean_T = local_T / sums.rows_T.clamp(min=1).to(local_T.dtype)
     return (weight_T * mean_T).sum() * dist.get_world_size(), sums
+
+
+def _refuse_not_finite(losses: list[float], tasks: Sequence[str]) -> None:
+    names = tasks or [f"number {k}" for k in range(len(losses))]
+    broken = [f"'{name}' ({loss})" for name, loss in zip(names, losses, strict=True) if not math.isfinite(loss)]
+    if broken:
+        raise InputError(
+            f"the loss of this step is not finite, for task {', '.join(broken)}; nothing was trained on it. "
+            "Lower dense_optimizer.lr or embedding_optimizer.lr and name another output"
+        )

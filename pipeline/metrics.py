@@ -176,6 +176,15 @@ class MetricWindow:
         self._logits.clear()
         self._flags.clear()
 
+    def rows(self) -> tuple[Tensor, Tensor]:
+        """This process's rows so far, for `restore`: logits_NT, and labels beside spaces as uint8 flags_NF, F = 2T."""
+        return self._local(None)
+
+    def restore(self, logits_NT: Tensor, flags_NF: Tensor) -> None:
+        """Appends rows that a window gave as `rows`, of this process or of another."""
+        self._logits.append(logits_NT)
+        self._flags.append(flags_NF)
+
     def _local(self, group: dist.ProcessGroup | None) -> tuple[Tensor, Tensor]:
         if self._logits:
             return torch.cat(self._logits), torch.cat(self._flags)

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from pipeline.axes import Axes, Axis, linear, plain, under
 from pipeline.norm import GlobalBatchNorm1d
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
@@ -53,3 +54,8 @@ class MLP(nn.Module):
         for layer, norm in zip(self.layers, self.norms, strict=True):
             x_BD = self.dropout(self.activation(norm(layer(x_BD))))
         return x_BD
+
+    def axes(self, inputs: Axis | None = None) -> Axes:
+        """The block's tensors; `inputs` labels its D inputs."""
+        first = under("layers.0", linear(self.layers[0], inputs)) if len(self.layers) else {}
+        return plain(self) | first

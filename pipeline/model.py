@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from pipeline.archs import ARCHS
+from pipeline.axes import Axes, Axis, under
 from pipeline.batch import Batch
 from pipeline.embedding.tables import embedding_tables, pooled_width
 from pipeline.heads import Towers
@@ -23,6 +24,9 @@ class DenseNetwork(nn.Module):
     def __init__(self, job: JobConfig) -> None:
         super().__init__()
         self._keys = [f.name for f in job.embedded]
+        self._tasks = [task.name for task in job.tasks]
+        places = [(f.name, place) for f in job.embedded for place in range(job.tables[f.table_name].dim)]
+        self._inputs = Axis.of([*places, *((f.name, 0) for f in job.dense)], inputs=True)
         self._autocast = job.train.precision == "bf16"
         settings = job.model.model_dump(exclude={"arch", "tower_layers"}) | {"task_experts": job.task_experts()}
         width = pooled_width(job) + len(job.dense)
@@ -46,6 +50,10 @@ class DenseNetwork(nn.Module):
         with torch.autocast(x_BD.device.type, torch.bfloat16, enabled=self._autocast):
             logits_BT = self.towers(self.arch(x_BD))
         return logits_BT.float()
+
+    def axes(self) -> Axes:
+        """Every tensor of the network by canonical name; the inputs are labelled by feature and place in it."""
+        return under("arch", self.arch.axes(self._inputs, self._tasks)) | under("towers", self.towers.axes(self._tasks))
 
 
 class RankingModel(nn.Module):

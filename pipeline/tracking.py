@@ -50,12 +50,16 @@ class Tracking:
         values = {f"{split}/{key}": value for key, value in flatten(metrics).items()}
         self._guarded(lambda: self._run.log(values | more | {"samples": samples}))
 
+    def values(self, samples: int, values: dict[str, float]) -> None:
+        """Logs numbers that are no task's, under their own keys."""
+        self._guarded(lambda: self._run.log(values | {"samples": samples}))
+
     def finish(self, failed: bool = False) -> None:
         """Ends the run; its record is whole on disk afterwards."""
         self._guarded(lambda: self._run.finish(exit_code=1 if failed else 0))
 
     def _start(self, job: JobConfig, job_type: str, config: dict[str, Any]) -> None:
-        folder = Path(job.output)
+        folder = Path(job.local_folder)
         folder.mkdir(parents=True, exist_ok=True)
         arguments: dict[str, Any] = {
             "project": job.tracking.project,

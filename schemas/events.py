@@ -44,6 +44,46 @@ class DayRange(Strict):
         return [self.first + datetime.timedelta(n) for n in range((self.last - self.first).days + 1)]
 
 
+class StorageConfig(Strict):
+    """How patiently storage is read. Credentials are never here: drivers take them from the environment."""
+
+    retries: Annotated[int, Field(ge=0, le=100)] = 4
+    """Times a failed read is tried again before the job fails."""
+    timeout_seconds: Annotated[int, Field(ge=1)] = 60
+    """The longest a read of a remote file may take: a listing, a footer, or a row group's columns."""
+    backoff_seconds: Annotated[float, Field(ge=0, le=60)] = 0.2
+    """Pause before the first retry; each further one is twice as long, at most 10 seconds."""
+
+
+class BadConfig(Strict):
+    """What becomes of bad data, kind by kind: the run ends, or the piece is left out, logged and counted."""
+
+    corrupt: Literal["error", "quarantine"] = "error"
+    """A file that cannot be opened, a row group that cannot be decoded, a file that vanished or changed."""
+    schema_: Annotated[Literal["error", "quarantine"], Field(alias="schema")] = "error"
+    """A file in which a column of the job is missing or of another type."""
+    drift: Literal["report", "error", "quarantine"] = "report"
+    """A file whose schema is not that of most files, though the job can read it."""
+    labels: Literal["error", "quarantine"] = "error"
+    """A label that is null or out of range."""
+    values: Literal["error", "quarantine"] = "error"
+    """A feature that is null, NaN, infinite or too large; lists and weights that do not match."""
+    rows_per_day: Annotated[int, Field(ge=0)] = 0
+    """Rows of one day that may be left out; one more ends the run."""
+    row_groups_per_day: Annotated[int, Field(ge=0)] = 0
+    """Row groups of one day that may be lost; one more ends the run."""
+
+    @property
+    def files(self) -> list[str]:
+        """The kinds under quarantine that cost row groups."""
+        return [kind for kind in ("corrupt", "schema_", "drift") if getattr(self, kind) == "quarantine"]
+
+    @property
+    def rows(self) -> list[str]:
+        """The kinds under quarantine that cost single rows."""
+        return [kind for kind in ("labels", "values") if getattr(self, kind) == "quarantine"]
+
+
 class DataConfig(Strict):
     """Which logs are read, and how they are streamed."""
 
@@ -55,9 +95,11 @@ class DataConfig(Strict):
     """Days evaluated on after training; none = no evaluation."""
     require_success: bool = True
     """Refuse a day without its _SUCCESS marker."""
-    funnel: Literal["error", "drop", "promote"] = "error"
+    funnel: Literal["error", "drop", "promote", "quarantine"] = "error"
     """A positive label under a negative parent (an order without a click): error; drop = keep the row out of the
-    child's space and count it; promote = the parent's label becomes 1."""
+    child's space and count it; promote = the parent's label becomes 1; quarantine = leave the row out."""
+    bad: BadConfig = BadConfig()
+    """What becomes of bad data."""
     shuffle_rows: Annotated[int, Field(ge=0)] = 524_288
     """Rows held for shuffling, over all ranks together; 0 = the log's own order. Bounds the loader's memory."""
     lanes: Annotated[int, Field(ge=1, le=4096)] = 16
@@ -65,6 +107,25 @@ class DataConfig(Strict):
     rows depends on it and not on the number of ranks."""
     prefetch_batches: Annotated[int, Field(ge=1)] = 4
     """Ready batches the reader thread keeps ahead of the training step."""
+    storage: StorageConfig = StorageConfig()
+    """How patiently storage is read."""
+
+    @property
+    def quarantine(self) -> bool:
+        """Whether anything may be left out."""
+        return bool(self.bad.files or self.bad.rows or self.funnel == "quarantine")
+
+    @model_validator(mode="after")
+    def _budgeted(self) -> "DataConfig":
+        rows = [f"bad.{kind}" for kind in self.bad.rows] + ["funnel"] * (self.funnel == "quarantine")
+        files = [f"bad.{kind.rstrip('_')}" for kind in self.bad.files]
+        for kinds, budget in ((rows, "rows_per_day"), (files, "row_groups_per_day")):
+            if kinds and not getattr(self.bad, budget):
+                raise ValueError(
+                    f"data.{kinds[0]}=quarantine needs a budget; set data.bad.{budget} to what a day may lose, or "
+                    f"data.{kinds[0]}=error"
+                )
+        return self
 
     @field_validator("path")
     @classmethod

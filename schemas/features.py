@@ -4,7 +4,7 @@ Every table has one row more than declared: its own out-of-vocabulary row, where
 go. They are counted, never clipped onto a real id.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -49,7 +49,19 @@ class _Embedded(_Feature):
         return self.table or self.name
 
 
-class IdFeature(_Embedded):
+class _Valued(_Embedded):
+    vocabulary: Annotated[str, Field(min_length=1)] | None = None
+    """Parquet file whose column `value` lists the values that have a row: a value's row is its place in the file, and
+    all others are out of vocabulary. A path or an fsspec URL; not with `hash`."""
+
+    @model_validator(mode="after")
+    def _one_encoding(self) -> Self:
+        if self.vocabulary and getattr(self, "hash", False):
+            raise ValueError("'hash' and 'vocabulary' are two ways to find a value's row; keep one of them")
+        return self
+
+
+class IdFeature(_Valued):
     """One integer id a row."""
 
     kind: Literal["id"]
@@ -59,7 +71,7 @@ class IdFeature(_Embedded):
     """What a null means: refuse the log, or count it as out of vocabulary."""
 
 
-class IdListFeature(_Embedded):
+class IdListFeature(_Valued):
     """A list of integer ids a row, pooled into one vector. An empty list pools to zeros."""
 
     kind: Literal["ids"]
@@ -71,8 +83,8 @@ class IdListFeature(_Embedded):
     """Spread arbitrary 64-bit ids over the table by hashing; otherwise ids are row numbers."""
 
 
-class StringFeature(_Embedded):
-    """One string a row, hashed into its table (64-bit FNV-1a, mixed, modulo the table's rows)."""
+class StringFeature(_Valued):
+    """One string a row, looked up in its vocabulary, or hashed into its table (64-bit FNV-1a, mixed, modulo rows)."""
 
     kind: Literal["string"]
     missing: Literal["error", "unknown"] = "error"
@@ -118,6 +130,8 @@ class BucketFeature(_Embedded):
         return self
 
 
+ValuedFeature = IdFeature | IdListFeature | StringFeature
+"""Features of values that a vocabulary may list."""
 EmbeddedFeature = IdFeature | IdListFeature | StringFeature | BucketFeature
 FeatureSpec = Annotated[
     IdFeature | IdListFeature | StringFeature | FloatFeature | BucketFeature, Field(discriminator="kind")

@@ -13,10 +13,12 @@ from schemas.features import (
     FloatFeature,
     IdListFeature,
     TableSpec,
+    ValuedFeature,
 )
 from schemas.model import ModelConfig
 from schemas.strict import Strict, nearest
 from schemas.tasks import TaskSpec, parents
+from schemas.warm_start import WarmStartConfig
 
 
 class EmbeddingOptimizerConfig(Strict):
@@ -62,6 +64,8 @@ class TrainConfig(Strict):
     """Steps between progress lines, each over the window of rows since the last."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 200
     """Steps between committed checkpoints; one more is made at the end."""
+    async_checkpoint: bool = False
+    """Write checkpoints behind training, from a copy: shorter pauses, for as much host memory as the state takes."""
     keep_last: Annotated[int, Field(ge=1)] = 3
     """Committed checkpoints kept; older ones are removed."""
     resume: bool = True
@@ -72,6 +76,8 @@ class TrainConfig(Strict):
     """torch.compile of the dense network."""
     timeout_seconds: Annotated[int, Field(ge=1)] = 600
     """The longest any rank waits for another before the job fails."""
+    stop_seconds: Annotated[int, Field(ge=1)] = 600
+    """After SIGTERM or SIGINT, the longest the launcher waits for the ranks to commit before it kills them."""
 
 
 class TrackingConfig(Strict):
@@ -85,6 +91,8 @@ class TrackingConfig(Strict):
     """wandb entity."""
     group: str | None = None
     """wandb group; default: the job's name, so that all attempts of a job stand together."""
+    folder: Annotated[str, Field(min_length=1)] | None = None
+    """Local folder for wandb's files; default: `output` where it is a folder, `runs/NAME` where it is a URL."""
 
 
 class JobConfig(Strict):
@@ -93,7 +101,7 @@ class JobConfig(Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     """Name of the job."""
     output: Annotated[str, Field(min_length=1)]
-    """Folder for checkpoints, metrics and the wandb run files."""
+    """Folder or fsspec URL for checkpoints; a folder holds the wandb run files too."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     """Seeds weights, dropout and the shuffle."""
     data: DataConfig
@@ -109,11 +117,23 @@ class JobConfig(Strict):
     dense_optimizer: DenseOptimizerConfig = DenseOptimizerConfig()
     train: TrainConfig = TrainConfig()
     tracking: TrackingConfig = TrackingConfig()
+    warm_start: WarmStartConfig | None = None
+    """Begin from another run's checkpoint; none = from the seed."""
+
+    @property
+    def local_folder(self) -> str:
+        """Where wandb's files and other local things go."""
+        return self.tracking.folder or (f"runs/{self.name}" if "://" in self.output else self.output)
 
     @property
     def embedded(self) -> list[EmbeddedFeature]:
         """The features that point into tables, in the order of the batch's keys."""
         return [f for f in self.features if not isinstance(f, FloatFeature)]
+
+    @property
+    def valued(self) -> list[ValuedFeature]:
+        """The embedded features of values, which a vocabulary may list: all but buckets."""
+        return [f for f in self.embedded if not isinstance(f, BucketFeature)]
 
     @property
     def dense(self) -> list[FloatFeature]:
@@ -145,6 +165,11 @@ class JobConfig(Strict):
     def _consistent(self) -> "JobConfig":
         parents(self.tasks)
         self._check_features()
+        if self.model.norm == "batch" and self.data.quarantine:
+            raise InputError(
+                "model.norm: batch normalisation cannot train a step that quarantine leaves with one row; use "
+                "model.norm=layer or none, or set data.bad and data.funnel to error"
+            )
         self._check_tables()
         self._check_experts()
         if not self.embedded:
@@ -190,6 +215,17 @@ class JobConfig(Strict):
             if name not in used:
                 raise InputError(f"tables.{name}: no feature points into it; remove it or name it in a feature")
             self._check_sharding(name, table)
+            self._check_vocabulary(name)
+
+    def _check_vocabulary(self, table: str) -> None:
+        """A table's row must mean one thing: all its features look values up in one vocabulary, or none does."""
+        users = {f.name: getattr(f, "vocabulary", None) for f in self.embedded if f.table_name == table}
+        if len(set(users.values())) > 1:
+            raise InputError(
+                f"tables.{table}: its features have unlike vocabularies ("
+                + ", ".join(f"{feature}: {path or 'none'}" for feature, path in users.items())
+                + "), so a row would mean several things; give them one, or a table each"
+            )
 
     def _check_sharding(self, name: str, table: TableSpec) -> None:
         if table.sharding == "column_wise" and table.dim < 8:

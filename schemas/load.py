@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from schemas.errors import InputError
+from schemas.errors import InputError, has_credentials
 from schemas.job import JobConfig
 
 
@@ -41,7 +41,7 @@ def load_job(path: str, overrides: list[str] | None = None) -> JobConfig:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a day that no month has
-        raise InputError(f"{path}: not valid YAML: {error}") from error
+        raise InputError(f"{path}: not valid YAML: {_problem(error)}") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path}: holds {type(raw).__name__}, not a mapping of settings")
     raw = _unshared(raw)
@@ -52,10 +52,35 @@ def load_job(path: str, overrides: list[str] | None = None) -> JobConfig:
 
 def parse_job(raw: dict[str, Any], source: str) -> JobConfig:
     """The checked job of an already parsed tree; `source` names it in errors."""
+    for key in _credentials(raw):
+        raise InputError(
+            f"{source}: {key}: the URL carries credentials, which would end up in logs and checkpoints (not shown "
+            "here); take them out, and give them in the environment or in the driver's own configuration"
+        )
     try:
         return JobConfig.model_validate(raw)
     except ValidationError as error:
         raise InputError("\n".join(f"{source}: {line}" for line in _lines(error, raw))) from error
+
+
+def _problem(error: Exception) -> str:
+    """What YAML says, and where; its own message shows the text around the place, which may hold a secret."""
+    mark = getattr(error, "problem_mark", None)
+    if not isinstance(error, yaml.MarkedYAMLError) or mark is None:
+        return str(error)
+    said = ", ".join(part for part in (error.context, error.problem) if part)
+    return f"{said} (line {mark.line + 1}, column {mark.column + 1})"
+
+
+def _credentials(node: Any, path: str = "") -> list[str]:
+    """Dotted keys of the strings that are URLs with credentials in them."""
+    if isinstance(node, str):
+        return [path] if has_credentials(node) else []
+    if isinstance(node, dict):
+        children = [(str(key), value) for key, value in node.items()]
+    else:
+        children = [(str(i), value) for i, value in enumerate(node)] if isinstance(node, list) else []
+    return [found for key, value in children for found in _credentials(value, f"{path}.{key}" if path else key)]
 
 
 def _unshared(node: Any) -> Any:
@@ -73,7 +98,7 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     try:
         parsed = yaml.safe_load(value)
     except (yaml.YAMLError, ValueError) as error:
-        raise InputError(f"'{override}': the value is not valid YAML: {error}") from error
+        raise InputError(f"'{override}': the value is not valid YAML: {_problem(error)}") from None
     node: Any = raw
     *path, last = key.split(".")
     for depth, part in enumerate(path):

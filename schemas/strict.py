@@ -39,7 +39,13 @@ def _bent(value: Any, leaves: set[Any]) -> str | None:
 class Strict(BaseModel):
     """A frozen model that refuses keys it does not know, and values that would have to be bent into their type."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,  # a stack trace must not tell a value that may be a secret
+    )
 
     @model_validator(mode="before")
     @classmethod

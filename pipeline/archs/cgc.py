@@ -6,10 +6,12 @@ Source: Tang et al., "Progressive Layered Extraction (PLE)", RecSys 2020, sectio
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.axes import Axes, Axis, linear, under
 from pipeline.mlp import MLP
 
 
@@ -76,6 +78,24 @@ class ExtractionLevel(nn.Module):
         everyone = [expert_BH for group in own for expert_BH in group]
         return outputs, _mix(self.shared_gate(shared_input), [*everyone, *shared])
 
+    def axes(self, inputs: Axis | None, tasks: Sequence[str]) -> Axes:
+        """The level's tensors: experts and gates by task, a gate's outputs by expert; `inputs` labels the D inputs."""
+        out: Axes = {}
+        shared = [("shared", number) for number in range(len(self.shared_experts))]
+        everyone: list[tuple[str | int, ...]] = []
+        for task, group, gate in zip(tasks, self.task_experts, self.task_gates, strict=True):
+            experts = list(group.children())
+            own = [("task", task, number) for number in range(len(experts))]
+            for number, expert in enumerate(experts):
+                out |= under(f"task_experts.{task}.{number}", cast(MLP, expert).axes(inputs))
+            out |= under(f"task_gates.{task}", linear(gate, inputs, Axis.of([*own, *shared])))
+            everyone += own
+        for number, expert in enumerate(self.shared_experts):
+            out |= under(f"shared_experts.{number}", cast(MLP, expert).axes(inputs))
+        if self.shared_gate is not None:
+            out |= under("shared_gate", linear(self.shared_gate, inputs, Axis.of([*everyone, *shared])))
+        return out
+
 
 class CGC(nn.Module):
     """x_BD -> h_BTH: one extraction level, every input x (Tang et al. 2020, section 4.1).
@@ -111,6 +131,10 @@ class CGC(nn.Module):
         """x_BD -> h_BTH."""
         outputs, _ = self.levels[0]([x_BD] * self.tasks, x_BD)
         return torch.stack(outputs, dim=1)
+
+    def axes(self, inputs: Axis, tasks: Sequence[str]) -> Axes:
+        """The tensors of the level, see ExtractionLevel."""
+        return under("levels.0", cast(ExtractionLevel, self.levels[0]).axes(inputs, tasks))
 
 
 def experts_per_task(tasks: int, task_experts: int | Sequence[int]) -> list[int]:

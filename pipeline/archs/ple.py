@@ -6,11 +6,13 @@ Source: Tang et al., "Progressive Layered Extraction (PLE)", RecSys 2020, sectio
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.archs.cgc import ExtractionLevel, experts_per_task
+from pipeline.axes import Axes, Axis, under
 
 
 class PLE(nn.Module):
@@ -59,3 +61,10 @@ class PLE(nn.Module):
         for level in self.levels:
             task_streams, shared_stream = level(task_streams, shared_stream)
         return torch.stack(task_streams, dim=1)
+
+    def axes(self, inputs: Axis, tasks: Sequence[str]) -> Axes:
+        """The tensors of all levels, see ExtractionLevel; above the first, inputs are places of the level below."""
+        out: Axes = {}
+        for index, level in enumerate(self.levels):
+            out |= under(f"levels.{index}", cast(ExtractionLevel, level).axes(None if index else inputs, tasks))
+        return out

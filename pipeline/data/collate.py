@@ -1,4 +1,10 @@
-"""Stage 5: the lanes' shares of a step, joined -> Batch. No Python per row."""
+"""Stage 5: the lanes' shares of a step -> Batch. No Python per row.
+
+The batch's keys are the features of one id, then the lists: the ids of the first lie in one matrix, [I, B], into which
+each lane's share is copied whole. The model takes embeddings by name. Counts follow the order of `job.embedded`.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -7,83 +13,109 @@ from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from pipeline.batch import Batch
-from pipeline.data.encode import ROW_ID, label_key, weight_key
-from pipeline.data.rows import Rows
-from schemas.features import EmbeddedFeature, IdListFeature
+from pipeline.data.rows import Float32, Int8, Int32, Int64, Layout, Part
+from schemas.features import IdListFeature
 from schemas.job import JobConfig
-
-Int64 = npt.NDArray[np.int64]
-Labels = npt.NDArray[np.int8]
 
 
 class Collator:
-    """Turns encoded rows into Batches of the job's features and tasks."""
+    """Joins encoded rows into Batches of the job's features and tasks."""
 
     def __init__(self, job: JobConfig) -> None:
-        self._embedded = job.embedded
-        self._dense = [f.name for f in job.dense]
-        self._labels = [label_key(task.name) for task in job.tasks]
+        self._layout = Layout(job)
+        self._lists = {f.name: f for f in job.features if isinstance(f, IdListFeature)}
+        self.keys = [*self._layout.ids, *self._lists]
+        """The keys of the batches."""
+        self._place = [self.keys.index(f.name) for f in job.embedded]
+        tables = {f.name: job.tables[f.table_name].rows for f in job.embedded}
+        self._rows = [tables[key] for key in self.keys]
         self._parents = job.parents
         self._parents_first = sorted(range(len(job.tasks)), key=self._depth)
-        self._rows = [job.tables[f.table_name].rows for f in job.embedded]
         self._weighted = job.weighted_ids
         self._promote = job.data.funnel == "promote"
 
-    def __call__(self, rows: Rows, padded: int, epoch: int, end_row: int) -> Batch:
-        """The Batch of the encoded rows, its sparse part padded to `padded` rows."""
-        label_TB = np.stack([rows.column(name) for name in self._labels])
+    def __call__(self, parts: Sequence[Part], padded: int, epoch: int, end_row: int) -> Batch:
+        """The Batch of all rows of the parts, its sparse part padded to `padded` rows."""
+        rows = sum(part.num_rows for part in parts)
+        label_TB = np.empty((len(self._layout.labels), rows), np.int8)
+        number_FB = np.empty((len(self._layout.numbers), rows), np.float32)
+        row_id_B = np.empty(rows, np.int64)
+        singles = len(self._layout.ids)
+        spans = {name: [p.rows.lists[name].span(p.begin, p.end) for p in parts] for name in self._lists}
+        sizes = [rows] * singles + [sum(x.stop - x.start for x in span) for span in spans.values()]
+        value_M = np.empty(sum(sizes), np.int64)
+        id_IB = value_M[: singles * rows].reshape(singles, rows)
+        length_KP = np.empty((len(self.keys), padded), np.int32)
+        length_KP[:singles, :rows] = 1
+        length_KP[:, rows:] = 0
+        end = 0
+        for part in parts:
+            begin, end = end, end + part.num_rows
+            id_IB[:, begin:end] = part.rows.id_IN[:, part.begin : part.end]
+            number_FB[:, begin:end] = part.rows.number_FN[:, part.begin : part.end]
+            label_TB[:, begin:end] = part.rows.label_TN[:, part.begin : part.end]
+            row_id_B[begin:end] = part.rows.row_id_N[part.begin : part.end]
+        weight_M = np.ones(len(value_M), np.float32) if self._weighted else None
+        end = singles * rows
+        for (name, span), length_P in zip(spans.items(), length_KP[singles:], strict=True):
+            begin, end = end, end + sum(x.stop - x.start for x in span)
+            weights = None if weight_M is None else weight_M[begin:end]
+            self._join_lists(name, parts, span, value_M[begin:end], weights, length_P[:rows])
         broken_T = self._funnel(label_TB)
-        ids = [self._ids(feature, rows) for feature in self._embedded]
-        dense_FB = [rows.column(name) for name in self._dense]
         return Batch(
-            dense_BF=_rows_first(np.stack(dense_FB) if dense_FB else np.empty((0, rows.num_rows))),
+            dense_BF=_rows_first(number_FB),
             sparse=KeyedJaggedTensor(
-                keys=[f.name for f in self._embedded],
-                values=torch.from_numpy(np.concatenate(ids)),
-                lengths=torch.from_numpy(self._lengths(rows, padded)),
-                weights=torch.from_numpy(self._weights(rows, ids)) if self._weighted else None,
+                keys=self.keys,
+                values=torch.from_numpy(value_M),
+                lengths=torch.from_numpy(length_KP.reshape(-1)),
+                weights=None if weight_M is None else torch.from_numpy(weight_M),
                 stride=padded,
             ),
             labels_BT=_rows_first(label_TB),
             space_BT=_rows_first(self._space(label_TB)),
-            broken_T=torch.tensor(broken_T),
-            row_ids_B=torch.from_numpy(rows.column(ROW_ID).copy()),
-            # the encoder put out-of-vocabulary ids on row `rows`, and nothing else lies there
-            unknown_K=torch.tensor([np.count_nonzero(v == last) for v, last in zip(ids, self._rows, strict=True)]),
-            ids_K=torch.tensor([len(v) for v in ids]),
-            rows=rows.num_rows,
+            broken_T=_counts(broken_T),
+            row_ids_B=torch.from_numpy(row_id_B),
+            unknown_K=_counts(self._unknown(parts, value_M, sizes)),
+            ids_K=_counts([sizes[place] for place in self._place]),
+            rows=rows,
             epoch=epoch,
             end_row=end_row,
         )
 
-    def _ids(self, feature: EmbeddedFeature, rows: Rows) -> Int64:
-        """The feature's ids, end to end."""
-        if isinstance(feature, IdListFeature):
-            return rows.elements(feature.name, feature.name)
-        return rows.column(feature.name)
+    def _join_lists(
+        self,
+        name: str,
+        parts: Sequence[Part],
+        spans: Sequence[slice],
+        value_M: Int64,
+        weight_M: Float32 | None,
+        length_B: Int32,
+    ) -> None:
+        """Fills in the lists' elements end to end, their weights and their lengths."""
+        row = element = 0
+        for part, span in zip(parts, spans, strict=True):
+            lists, rows, size = part.rows.lists[name], part.num_rows, span.stop - span.start
+            edge_N = lists.offset_N[part.begin : part.end + 1]
+            np.subtract(edge_N[1:], edge_N[:-1], out=length_B[row : row + rows])
+            value_M[element : element + size] = lists.id_M[span]
+            if weight_M is not None and lists.weight_M is not None:
+                weight_M[element : element + size] = lists.weight_M[span]
+            row, element = row + rows, element + size
+        feature = self._lists[name]
+        if weight_M is not None and not feature.weights and feature.pooling == "mean":
+            weight_M[:] = np.repeat(1.0 / np.maximum(length_B, 1).astype(np.float32), length_B)
 
-    def _lengths(self, rows: Rows, padded: int) -> npt.NDArray[np.int32]:
-        """Ids a row, feature after feature; 0 in the padding."""
-        length_KP = np.zeros((len(self._embedded), padded), np.int32)
-        for length_P, feature in zip(length_KP, self._embedded, strict=True):
-            one_each = not isinstance(feature, IdListFeature)
-            length_P[: rows.num_rows] = 1 if one_each else np.diff(rows.offsets[feature.name])
-        return length_KP.reshape(-1)
+    def _unknown(self, parts: Sequence[Part], value_M: Int64, sizes: list[int]) -> list[int]:
+        """Ids of each feature out of vocabulary; counted only where the encoder saw one."""
+        out = dict.fromkeys(self.keys, 0)
+        for key in frozenset[str]().union(*(part.rows.unknown for part in parts)):
+            place = self.keys.index(key)
+            begin = sum(sizes[:place])
+            # the encoder put them on row `rows`, and nothing else lies there
+            out[key] = int(np.count_nonzero(value_M[begin : begin + sizes[place]] == self._rows[place]))
+        return [out[self.keys[place]] for place in self._place]
 
-    def _weights(self, rows: Rows, ids: list[Int64]) -> npt.NDArray[np.float32]:
-        """A weight an id, in the order of the ids."""
-        weight_M = np.ones(sum(map(len, ids)), np.float32)
-        end = 0
-        for feature, id_M in zip(self._embedded, ids, strict=True):
-            begin, end = end, end + len(id_M)
-            if isinstance(feature, IdListFeature) and feature.weights:
-                weight_M[begin:end] = rows.elements(feature.name, weight_key(feature.name))
-            elif isinstance(feature, IdListFeature) and feature.pooling == "mean":
-                length_B = np.diff(rows.offsets[feature.name])
-                weight_M[begin:end] = np.repeat(1.0 / np.maximum(length_B, 1).astype(np.float32), length_B)
-        return weight_M
-
-    def _funnel(self, label_TB: Labels) -> list[int]:
+    def _funnel(self, label_TB: Int8) -> list[int]:
         """Counts each task's positive labels under a negative parent; policy `promote` sets the parent to 1.
 
         Here and not in the encoder, which runs ahead of the training and decodes a block anew on resume.
@@ -102,7 +134,7 @@ class Collator:
         parent = self._parents[task]
         return 0 if parent is None else 1 + self._depth(parent)
 
-    def _space(self, label_TB: Labels) -> Labels:
+    def _space(self, label_TB: Int8) -> Int8:
         """1 where every ancestor's label is 1."""
         space_TB = np.ones_like(label_TB)
         for task in self._parents_first:
@@ -114,4 +146,11 @@ class Collator:
 
 def _rows_first(x_XB: npt.NDArray) -> Tensor:
     """The transpose in float32, rows lying one after another."""
-    return torch.from_numpy(np.ascontiguousarray(x_XB.T, np.float32))
+    out_BX = np.empty(x_XB.shape[::-1], np.float32)
+    for column, x_B in enumerate(x_XB):  # several times quicker than numpy's or torch's own copy of a transpose
+        out_BX[:, column] = x_B
+    return torch.from_numpy(out_BX)
+
+
+def _counts(numbers: list[int]) -> Tensor:
+    return torch.from_numpy(np.array(numbers, np.int64))

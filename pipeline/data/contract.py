@@ -12,6 +12,14 @@ from schemas.features import IdFeature, IdListFeature, StringFeature
 from schemas.job import JobConfig
 
 
+class SchemaError(InputError):
+    """A file whose columns do not fit the job."""
+
+    def __init__(self, path: str, column: str, reason: str, text: str) -> None:
+        super().__init__(f"{path}: {text}")
+        self.column, self.reason = column, reason
+
+
 def _text(kind: pa.DataType) -> bool:
     return pt.is_string(kind) or pt.is_large_string(kind) or (pt.is_dictionary(kind) and _text(kind.value_type))
 
@@ -48,20 +56,25 @@ def needs(job: JobConfig) -> list[tuple[str, str, Callable[[pa.DataType], bool],
 
 
 def check_schema(job: JobConfig, schema: pa.Schema, path: str) -> None:
-    """Raises InputError for a column that is missing or of a type the job cannot read."""
+    """Raises SchemaError for a column that is missing or of a type the job cannot read."""
     for column in RESERVED_COLUMNS:
         if column not in schema.names:
-            raise InputError(f"{path}: the reserved column '{column}' is missing; every event log has it")
+            text = f"the reserved column '{column}' is missing; every event log has it"
+            raise SchemaError(path, column, "is missing", text)
     for column, who, fits, words in needs(job):
         if schema.names.count(column) > 1:
-            raise InputError(f"{path}: column '{column}', {who}, stands there twice; write it once")
+            text = f"column '{column}', {who}, stands there twice; write it once"
+            raise SchemaError(path, column, "stands there twice", text)
         if column not in schema.names:
             close = difflib.get_close_matches(column, schema.names, n=1, cutoff=0.5)
             hint = f"did you mean '{close[0]}'?" if close else f"the file has {', '.join(schema.names)}"
-            raise InputError(f"{path}: column '{column}', {who}, is missing; {hint}")
+            raise SchemaError(path, column, "is missing", f"column '{column}', {who}, is missing; {hint}")
         kind = schema.field(column).type
         if not fits(kind):
-            raise InputError(
-                f"{path}: column '{column}', {who}, holds {kind} where {words} belongs; "
-                "write it with that type or change the feature's kind"
+            raise SchemaError(
+                path,
+                column,
+                f"holds {kind} where {words} belongs",
+                f"column '{column}', {who}, holds {kind} where {words} belongs; "
+                "write it with that type or change the feature's kind",
             )

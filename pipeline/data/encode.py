@@ -1,12 +1,15 @@
-"""Stage 3: a decoded Arrow batch -> checked, encoded columns, one a feature and one a label. No torch.
+"""Stage 3: a decoded Arrow batch -> checked, encoded Rows. No Python per row.
 
-    id, string, bucket   int64, a row of the table; the table's own last row where out of vocabulary
-    ids                  list<int64>; `<name>/weight` list<float32> beside it where the feature has weights
+    id, string, bucket   a row of the table; the table's own last row where out of vocabulary
+    ids                  lists of them, with float32 weights where the feature has some
     float                float32, transformed
-    label                `label/<task>` int8
-    `row/id`             int64, the global row id
+    label                int8, 0 or 1
 
-Everything a log may break is found here, where file, row group and column are known.
+Everything a log may break is found here, where file, row group and column are known: a column is checked, then encoded.
+A finding ends the run, or flags its rows (flags.py) and the batch is encoded once more without them: where nothing is
+found, quarantine costs nothing.
+
+Shapes: N rows, M elements of all N lists of a column.
 """
 
 import dataclasses
@@ -18,259 +21,265 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.data import checks
+from pipeline.data.checks import Finding, Where
+from pipeline.data.flags import Flags
 from pipeline.data.hashing import bucket_integers, bucket_strings
-from schemas.errors import InputError
-from schemas.features import BucketFeature, FeatureSpec, FloatFeature, IdFeature, IdListFeature, StringFeature
+from pipeline.data.quarantine import Piece, below_root
+from pipeline.data.rows import Int8, Int32, Int64, Layout, Lists, Rows
+from pipeline.data.vocabulary_lookup import lookups
+from schemas.features import BucketFeature, FloatFeature, IdFeature, IdListFeature, StringFeature
 from schemas.job import JobConfig
 
-ROW_ID = "row/id"
-Int64 = npt.NDArray[np.int64]
-
-
-@dataclasses.dataclass(frozen=True)
-class Where:
-    """A place in the log, for error messages."""
-
-    path: str
-    group: int
-    first: int
-    """Row of the row group at which the batch begins."""
-
-    def __str__(self) -> str:
-        return f"{self.path}, row group {self.group}"
-
-    def row(self, index: int) -> str:
-        """The row group's row that stands at `index` of the batch."""
-        return f"row {self.first + index}"
-
-
-def label_key(task: str) -> str:
-    """Column of a task's label in an encoded batch."""
-    return f"label/{task}"
-
-
-def weight_key(feature: str) -> str:
-    """Column of a list feature's weights in an encoded batch."""
-    return f"{feature}/weight"
+MISSING_UNKNOWN = "write it without nulls, or set the feature's missing: unknown"
+MISSING_NUMBER = "write it without nulls, or set the feature's missing: NUMBER"
+COUNTED_BOUNDARIES = 24
+"""Up to here it is quicker to compare with each boundary than to search."""
 
 
 class Encoder:
     """Checks and encodes one Arrow batch after another."""
 
-    def __init__(self, job: JobConfig) -> None:
+    def __init__(self, job: JobConfig, flags: Flags | None = None) -> None:
         self.job = job
-        self.schema = _schema(job)
-        self._encode: dict[type, Callable[[Any, pa.RecordBatch, Where], list[tuple[str, pa.Array]]]] = {
+        self.layout = Layout(job)
+        self._lookups = lookups(job)
+        self._flags = flags
+        one_id: dict[type, Callable[[Any, pa.RecordBatch, Where, Int32], bool]] = {
             IdFeature: self._id,
-            IdListFeature: self._ids,
             StringFeature: self._string,
-            FloatFeature: self._float,
             BucketFeature: self._bucket,
         }
+        by_name = {f.name: f for f in job.features}
+        self._ids = [(by_name[name], one_id[type(by_name[name])]) for name in self.layout.ids]
+        self._numbers = job.dense
+        self._lists = [f for f in job.features if isinstance(f, IdListFeature)]
 
-    def __call__(self, batch: pa.RecordBatch, row_ids: Int64, where: Where) -> pa.RecordBatch:
-        """The encoded batch; `where` (file and row group) goes into errors. Raises InputError."""
-        columns: list[tuple[str, pa.Array]] = [(ROW_ID, pa.array(row_ids))]
-        for feature in self.job.features:
-            columns += self._encode[type(feature)](feature, batch, where)
-        columns += self._labels(batch, where)
-        by_name = dict(columns)
-        return pa.RecordBatch.from_arrays([by_name[name] for name in self.schema.names], schema=self.schema)
+    def __call__(self, batch: pa.RecordBatch, row_ids: Int64, where: Where) -> Rows:
+        """The encoded batch, its bad rows flagged; `where` (file and row group) goes into errors.
 
-    def _rows(self, feature: FeatureSpec) -> int:
-        assert not isinstance(feature, FloatFeature)
+        Raises InputError for what is not under quarantine.
+        """
+        try:
+            return self._encoded(batch, row_ids, where)
+        except _BadRows as bad:
+            finding = bad.finding
+        kept_N = np.arange(batch.num_rows)
+        while True:
+            self._flag(finding, row_ids[kept_N], where)
+            batch = batch.filter(pa.array(~finding.bad_N))
+            kept_N = kept_N[~finding.bad_N]
+            where = dataclasses.replace(where, kept_N=kept_N)
+            try:
+                good = self._encoded(batch, row_ids[kept_N], where)
+            except _BadRows as bad:  # in another column
+                finding = bad.finding
+            else:
+                return _in_places(self.layout, good, row_ids, kept_N)
+
+    def _encoded(self, batch: pa.RecordBatch, row_ids: Int64, where: Where) -> Rows:
+        """The encoded batch. Raises InputError, and _BadRows where rows are to be left out."""
+        rows = Rows.empty(self.layout, batch.num_rows)
+        rows.row_id_N[:] = row_ids
+        unknown: set[str] = set()
+        for (feature, encode), id_N in zip(self._ids, rows.id_IN, strict=True):
+            if encode(feature, batch, where, id_N):
+                unknown.add(feature.name)
+        for number, number_N in zip(self._numbers, rows.number_FN, strict=True):
+            self._float(number, batch, where, number_N)
+        for feature in self._lists:
+            rows.lists[feature.name], some = self._list(feature, batch, where)
+            if some:
+                unknown.add(feature.name)
+        self._labels(batch, where, rows.label_TN)
+        return Rows(rows.row_id_N, rows.id_IN, rows.number_FN, rows.label_TN, rows.lists, frozenset(unknown))
+
+    def _found(self, finding: Finding | None, where: Where) -> None:
+        """What becomes of a finding: the log is refused, or the rows are left out."""
+        if finding is not None:
+            if self._flags is not None and finding.kind in self._flags.kinds:
+                raise _BadRows(finding)
+            finding.refuse(where)
+
+    def _flag(self, finding: Finding, row_id_N: Int64, where: Where) -> None:
+        assert self._flags is not None
+        file = below_root(where.path)
+        for count, row in enumerate(np.flatnonzero(finding.bad_N).tolist()):
+            reason = finding.reason(row) if count < self._flags.most else "and many more"
+            piece = Piece(file, where.group, where.number(row), 1, finding.kind, finding.column, reason)
+            self._flags.row(int(row_id_N[row]), piece)
+
+    def _rows(self, feature: IdFeature | IdListFeature | StringFeature) -> int:
         return self.job.tables[feature.table_name].rows
 
-    def _id(self, feature: IdFeature, batch: pa.RecordBatch, where: Where) -> list[tuple[str, pa.Array]]:
+    def _id(self, feature: IdFeature, batch: pa.RecordBatch, where: Where, out_N: Int32) -> bool:
+        """Like every encoder of one id a row: fills `out_N` and says whether some may be out of vocabulary."""
         column = batch.column(feature.source)
-        missing_N = None
-        if column.null_count:
-            if feature.missing == "error":
-                raise _null(feature.source, where, "write it without nulls, or set the feature's missing: unknown")
-            missing_N = column.is_null().to_numpy(zero_copy_only=False)
-            column = column.fill_null(0)
-        id_N = self._to_rows(feature, _integers(column))
-        if missing_N is not None:
-            id_N = np.where(missing_N, self._rows(feature), id_N)
-        return [(feature.name, pa.array(id_N))]
+        if not column.null_count:
+            return self._to_rows(feature, _integers(column), out_N)
+        if feature.missing == "error":
+            self._found(checks.nulls(column, feature.source, MISSING_UNKNOWN), where)
+        self._to_rows(feature, _integers(column.fill_null(0)), out_N)
+        out_N[column.is_null().to_numpy(zero_copy_only=False)] = self._rows(feature)
+        return True
 
-    def _to_rows(self, feature: IdFeature | IdListFeature, id_N: Int64) -> Int64:
-        rows = self._rows(feature)
-        if feature.hash:
-            return bucket_integers(id_N, rows)
-        # unsigned, a negative id is a large one as well
-        return np.minimum(id_N.view(np.uint64), np.uint64(rows)).view(np.int64)
+    def _to_rows(self, feature: IdFeature | IdListFeature, id_N: npt.NDArray[np.integer], out_N: Int32) -> bool:
+        if not feature.vocabulary:
+            return to_rows(id_N, self._rows(feature), feature.hash, out_N)
+        out_N[:] = self._lookups[feature.name](id_N.astype(np.int64, copy=False))
+        return True
 
-    def _ids(self, feature: IdListFeature, batch: pa.RecordBatch, where: Where) -> list[tuple[str, pa.Array]]:
-        offsets, values = _list_parts(batch.column(feature.source), feature.source, where)
-        id_M = self._to_rows(feature, _integers(values))
-        out = [(feature.name, pa.ListArray.from_arrays(pa.array(offsets), pa.array(id_M), _list(pa.int64())))]
-        if feature.weights:
-            weight_offsets, weights = _list_parts(batch.column(feature.weights), feature.weights, where)
-            if not np.array_equal(offsets, weight_offsets):
-                row = int(np.flatnonzero(np.diff(offsets) != np.diff(weight_offsets))[0])
-                raise InputError(
-                    f"{where}: {where.row(row)} has lists of unlike lengths in '{feature.source}' and "
-                    f"'{feature.weights}'; write one weight an id"
-                )
-            weight_M = _finite_weights(weights, offsets, feature.weights, where)
-            if feature.pooling == "mean":
-                weight_M = _divide_by_sum(weight_M, offsets, feature.weights, where)
-            out.append(
-                (
-                    weight_key(feature.name),
-                    pa.ListArray.from_arrays(pa.array(offsets), pa.array(weight_M), _list(pa.float32())),
-                )
-            )
-        return out
+    def _string(self, feature: StringFeature, batch: pa.RecordBatch, where: Where, out_N: Int32) -> bool:
+        column, rows = batch.column(feature.source), self._rows(feature)
+        to_row = self._lookups[feature.name] if feature.vocabulary else lambda strings: bucket_strings(strings, rows)
+        if pa.types.is_dictionary(column.type) and len(column.dictionary) <= len(column):
+            row_D, indices = to_row(column.dictionary), column.indices
+            if not indices.null_count and not (row_D < 0).any():
+                np.take(row_D.astype(np.int32), indices.to_numpy(), out=out_N, mode="clip")
+                return bool(feature.vocabulary)
+        row_N = to_row(column)
+        null_N = row_N < 0
+        some = bool(null_N.any())
+        if some and feature.missing == "error":
+            self._found(checks.null_strings(null_N, feature.source, MISSING_UNKNOWN), where)
+        out_N[:] = np.where(null_N, rows, row_N)
+        return some or bool(feature.vocabulary)
 
-    def _string(self, feature: StringFeature, batch: pa.RecordBatch, where: Where) -> list[tuple[str, pa.Array]]:
-        row_N = bucket_strings(batch.column(feature.source), self._rows(feature))
-        if feature.missing == "error" and (row_N < 0).any():
-            raise _null(feature.source, where, "write it without nulls, or set the feature's missing: unknown")
-        return [(feature.name, pa.array(np.where(row_N < 0, self._rows(feature), row_N)))]
+    def _bucket(self, feature: BucketFeature, batch: pa.RecordBatch, where: Where, out_N: Int32) -> bool:
+        x_N = self._finite(feature, batch, where)
+        if len(feature.boundaries) > COUNTED_BOUNDARIES:
+            out_N[:] = np.searchsorted(feature.boundaries, x_N, side="right")
+            return False
+        count_N = np.zeros(len(x_N), np.int8)
+        for boundary in feature.boundaries:
+            count_N += x_N >= boundary
+        out_N[:] = count_N
+        return False
 
-    def _float(self, feature: FloatFeature, batch: pa.RecordBatch, where: Where) -> list[tuple[str, pa.Array]]:
-        x_N = _numbers(feature, batch, where)
-        out_N = x_N
+    def _float(
+        self, feature: FloatFeature, batch: pa.RecordBatch, where: Where, out_N: npt.NDArray[np.float32]
+    ) -> None:
+        column = batch.column(feature.source)
+        if pa.types.is_float32(column.type) and feature.transform == "none" and not column.null_count:
+            x_N: npt.NDArray[np.floating] = column.to_numpy()
+            if np.isfinite(x_N).all():
+                out_N[:] = x_N
+                return
+        x_N = self._finite(feature, batch, where)
+        y_N = x_N
         if feature.transform == "log1p":
-            out_N = np.log1p(np.maximum(x_N, 0))
+            y_N = np.log1p(np.maximum(x_N, 0))
         elif feature.transform == "standardize":
             assert feature.mean is not None
             assert feature.std is not None
-            out_N = (x_N - feature.mean) / feature.std
-        dense_N = _float32(out_N)
-        if not np.isfinite(dense_N).all():
-            row = int(np.argmin(np.isfinite(dense_N)))
-            raise InputError(
-                f"{where}: column '{feature.source}' holds {x_N[row]} ({where.row(row)}), too large for 32 bits; "
-                "mend the log, or choose a transform that brings it into range"
-            )
-        return [(feature.name, pa.array(dense_N))]
+            y_N = (x_N - feature.mean) / feature.std
+        with np.errstate(over="ignore"):
+            out_N[:] = y_N
+        self._found(checks.too_large(out_N, x_N, feature.source), where)
 
-    def _bucket(self, feature: BucketFeature, batch: pa.RecordBatch, where: Where) -> list[tuple[str, pa.Array]]:
-        x_N = _numbers(feature, batch, where)
-        return [(feature.name, pa.array(np.searchsorted(feature.boundaries, x_N, side="right").astype(np.int64)))]
+    def _finite(
+        self, feature: FloatFeature | BucketFeature, batch: pa.RecordBatch, where: Where
+    ) -> npt.NDArray[np.float64]:
+        """The column in 64 bits, `missing` in place of null and NaN; an integer above 2^53 is rounded."""
+        column = batch.column(feature.source)
+        if feature.missing is not None:
+            if pa.types.is_floating(column.type):
+                column = pc.if_else(pc.is_nan(column), None, column)
+            column = column.cast(pa.float64(), safe=False).fill_null(feature.missing)
+        self._found(checks.nulls(column, feature.source, MISSING_NUMBER), where)
+        x_N = column.to_numpy().astype(np.float64, copy=False)
+        self._found(checks.not_finite(x_N, feature.source), where)
+        return x_N
 
-    def _labels(self, batch: pa.RecordBatch, where: Where) -> list[tuple[str, pa.Array]]:
-        labels = [_label(batch.column(task.source), task.source, where) for task in self.job.tasks]
-        if self.job.data.funnel == "error":
+    def _list(self, feature: IdListFeature, batch: pa.RecordBatch, where: Where) -> tuple[Lists, bool]:
+        """The lists, and whether some of their ids may be out of vocabulary."""
+        offset_N, values = self._list_parts(batch.column(feature.source), feature.source, where)
+        id_M = np.empty(len(values), np.int32)
+        unknown = self._to_rows(feature, _integers(values), id_M)
+        if not feature.weights:
+            return Lists(offset_N, id_M, None), unknown
+        weight_offset_N, weights = self._list_parts(batch.column(feature.weights), feature.weights, where)
+        names = feature.source, feature.weights
+        self._found(checks.unlike_lengths(offset_N, weight_offset_N, names), where)
+        exact = weights if pa.types.is_float32(weights.type) else weights.cast(pa.float64(), safe=False)
+        with np.errstate(over="ignore"):
+            weight_M = exact.to_numpy().astype(np.float32)  # a copy: Arrow's memory may go
+        self._found(checks.unfit_weights(weight_M, exact, offset_N, feature.weights), where)
+        if feature.pooling == "mean":
+            self._found(checks.negative_weights(weight_M, offset_N, feature.weights), where)
+            weight_M = over_their_sum(weight_M, offset_N)
+        return Lists(offset_N, id_M, weight_M), unknown
+
+    def _list_parts(self, column: pa.Array, name: str, where: Where) -> tuple[Int32, pa.Array]:
+        """Offsets from 0 and the flat values of a list column."""
+        self._found(checks.null_lists(column, name), where)
+        offset_N = column.offsets.to_numpy()
+        return (offset_N - offset_N[0]).astype(np.int32, copy=False), column.flatten()
+
+    def _labels(self, batch: pa.RecordBatch, where: Where, label_TN: Int8) -> None:
+        for task, label_N in zip(self.job.tasks, label_TN, strict=True):
+            column = batch.column(task.source)
+            self._found(checks.nulls(column, task.source, "a label is 0 or 1 on every row", "labels"), where)
+            given_N = column.cast(pa.int8()).to_numpy() if pa.types.is_boolean(column.type) else column.to_numpy()
+            self._found(checks.not_labels(given_N, task.source), where)
+            label_N[:] = given_N
+        if self.job.data.funnel in ("error", "quarantine"):
+            tasks = self.job.tasks
             for child, parent in enumerate(self.job.parents):
                 if parent is not None:
-                    self._check_funnel(child, parent, labels, where)
-        return [(label_key(t.name), pa.array(label_N)) for t, label_N in zip(self.job.tasks, labels, strict=True)]
-
-    def _check_funnel(self, child: int, parent: int, labels: list[npt.NDArray[np.int8]], where: Where) -> None:
-        broken_N = labels[child] > labels[parent]
-        count = int(np.count_nonzero(broken_N))
-        if count:
-            names = self.job.tasks[child].source, self.job.tasks[parent].source
-            have = "row has" if count == 1 else "rows have"
-            raise InputError(
-                f"{where}: {count} {have} '{names[0]}' = 1 and '{names[1]}' = 0, the first is "
-                f"{where.row(int(np.argmax(broken_N)))}; mend the log, or set data.funnel to drop or promote"
-            )
+                    names = tasks[child].source, tasks[parent].source
+                    self._found(checks.broken_funnel(label_TN[child], label_TN[parent], *names), where)
 
 
-def _schema(job: JobConfig) -> pa.Schema:
-    """The columns of an encoded batch, none of them nullable."""
-    kinds: list[tuple[str, pa.DataType]] = [(ROW_ID, pa.int64())]
-    for feature in job.features:
-        if isinstance(feature, IdListFeature):
-            kinds.append((feature.name, _list(pa.int64())))
-            if feature.weights:
-                kinds.append((weight_key(feature.name), _list(pa.float32())))
-        else:
-            kinds.append((feature.name, pa.float32() if isinstance(feature, FloatFeature) else pa.int64()))
-    kinds += [(label_key(task.name), pa.int8()) for task in job.tasks]
-    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in kinds])
+class _BadRows(Exception):  # noqa: N818 - found, and no error
+    """Rows that are to be left out."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__()
+        self.finding = finding
 
 
-def _list(element: pa.DataType) -> pa.ListType:
-    return pa.list_(pa.field("item", element, nullable=False))
+def _in_places(layout: Layout, good: Rows, row_id_N: Int64, kept_N: Int64) -> Rows:
+    """The good rows in their places `kept_N` among all of `row_id_N`, the others flagged."""
+    rows = Rows.lost(layout, row_id_N)
+    rows.row_id_N[kept_N] = good.row_id_N
+    for name in ("id_IN", "number_FN", "label_TN"):
+        getattr(rows, name)[:, kept_N] = getattr(good, name)
+    for name, lists in good.lists.items():
+        length_N = np.zeros(len(row_id_N), np.int32)
+        length_N[kept_N] = np.diff(lists.offset_N)
+        offset_N = np.zeros(len(row_id_N) + 1, np.int32)
+        np.cumsum(length_N, out=offset_N[1:])
+        rows.lists[name] = dataclasses.replace(lists, offset_N=offset_N)
+    return dataclasses.replace(rows, unknown=good.unknown)
 
 
-def _null(column: str, where: Where, remedy: str) -> InputError:
-    return InputError(f"{where}: column '{column}' holds nulls; {remedy}")
+def to_rows(id_N: npt.NDArray[np.integer], rows: int, hashed: bool, out_N: Int32) -> bool:
+    """Fills `out_N` with the ids' table rows: `rows` for those outside 0 .. rows - 1. Returns whether there are any."""
+    if hashed:
+        out_N[:] = bucket_integers(id_N.astype(np.int64, copy=False), rows)
+        return False
+    # unsigned, a negative id is a large one as well
+    unsigned_N = id_N.view(f"u{id_N.itemsize}")
+    if not unsigned_N.size or unsigned_N.max() < rows:
+        np.copyto(out_N, id_N, casting="unsafe")
+        return False
+    np.copyto(out_N, np.minimum(unsigned_N, unsigned_N.dtype.type(rows)), casting="unsafe")
+    return True
 
 
-def _integers(column: pa.Array) -> Int64:
-    if column.type == pa.uint64():
-        return column.to_numpy().view(np.int64)  # 2^63 and above become negative: out of vocabulary or hashed
-    return column.cast(pa.int64()).to_numpy()
+def _integers(column: pa.Array) -> npt.NDArray[np.integer]:
+    """The column's memory, in 32 or 64 bits: enough for `to_rows` to tell a negative id from one of a table."""
+    if column.type.bit_width < 32:
+        column = column.cast(pa.int64())
+    return column.to_numpy()
 
 
-def _list_parts(column: pa.Array, name: str, where: Where) -> tuple[npt.NDArray[np.int32], pa.Array]:
-    """Offsets from 0 and the flat values of a list column; refuses nulls of both kinds."""
-    values = column.flatten()
-    if column.null_count or values.null_count:
-        raise _null(name, where, "write an empty list for a row without ids, and no null inside a list")
-    offsets = column.offsets.to_numpy()
-    return (offsets - offsets[0]).astype(np.int32), values
-
-
-def _float32(x_N: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-    """The numbers in 32 bits, infinite where they do not fit."""
-    with np.errstate(over="ignore"):
-        return x_N.astype(np.float32, copy=False)
-
-
-def _numbers(feature: FloatFeature | BucketFeature, batch: pa.RecordBatch, where: Where) -> npt.NDArray[np.float64]:
-    column = batch.column(feature.source)
-    if feature.missing is not None:
-        if pa.types.is_floating(column.type):
-            column = pc.if_else(pc.is_nan(column), None, column)
-        column = column.cast(pa.float64(), safe=False).fill_null(feature.missing)
-    elif column.null_count:
-        raise _null(feature.source, where, "write it without nulls, or set the feature's missing: NUMBER")
-    x_N = column.cast(pa.float64(), safe=False).to_numpy()  # an integer above 2^53 is rounded
-    if not np.isfinite(x_N).all():
-        row = int(np.argmin(np.isfinite(x_N)))
-        raise InputError(
-            f"{where}: column '{feature.source}' holds {x_N[row]} ({where.row(row)}); "
-            "write finite numbers, or say what NaN stands for with the feature's missing: NUMBER"
-        )
-    return x_N
-
-
-def _label(column: pa.Array, name: str, where: Where) -> npt.NDArray[np.int8]:
-    if column.null_count:
-        raise _null(name, where, "a label is 0 or 1 on every row")
-    if not pa.types.is_boolean(column.type):
-        low, high = pc.min_max(column).values()
-        bad = high if high.as_py() > 1 else low
-        if bad.as_py() not in (0, 1):
-            row = pc.index(column, bad).as_py()
-            raise InputError(f"{where}: label '{name}' holds {bad} ({where.row(row)}); a label is 0 or 1, mend the log")
-    return column.cast(pa.int8()).to_numpy()
-
-
-def _finite_weights(
-    column: pa.Array, offsets: npt.NDArray[np.int32], name: str, where: Where
-) -> npt.NDArray[np.float32]:
-    """A list column's flat weights in 32 bits; refuses what does not fit them."""
-    exact = column if pa.types.is_float32(column.type) else column.cast(pa.float64(), safe=False)
-    weight_M = _float32(exact.to_numpy())
-    finite_M = np.isfinite(weight_M)
-    if not finite_M.all():
-        element = int(np.argmin(finite_M))
-        row = int(np.searchsorted(offsets, element, side="right")) - 1
-        raise InputError(
-            f"{where}: column '{name}' holds {exact[element].as_py()} ({where.row(row)}); "
-            "write finite weights that fit 32 bits"
-        )
-    return weight_M
-
-
-def _divide_by_sum(
-    weight_M: npt.NDArray[np.float32], offsets: npt.NDArray[np.int32], name: str, where: Where
-) -> npt.NDArray[np.float32]:
+def over_their_sum(weight_M: npt.NDArray[np.float32], offset_N: Int32) -> npt.NDArray[np.float32]:
     """Each weight over the sum of its list, so that a sum of weighted rows is their weighted mean."""
-    if (weight_M < 0).any():
-        raise InputError(f"{where}: column '{name}' holds negative weights; pooling: mean needs weights >= 0")
-    length_N = np.diff(offsets)
-    row_M = np.repeat(np.arange(len(length_N)), length_N)
-    total_N = np.bincount(row_M, weights=weight_M, minlength=len(length_N))
+    length_N = np.diff(offset_N)
+    filled_N = length_N > 0
+    sum_N = np.add.reduceat(weight_M.astype(np.float64), offset_N[:-1][filled_N]) if len(weight_M) else np.empty(0)
     # a list whose weights are all 0 pools to zeros, like an empty one
-    total_M = np.repeat(np.where(total_N > 0, total_N, 1.0), length_N)
+    total_M = np.repeat(np.where(sum_N > 0, sum_N, 1.0), length_N[filled_N])
     return np.divide(weight_M, total_M, out=total_M).astype(np.float32)

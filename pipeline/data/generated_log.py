@@ -4,7 +4,7 @@
     OUT/dt=2026-01-01/part-00000.parquet ...
     OUT/dt=2026-01-01/_SUCCESS          empty, the last file of its day
 
-Rows of a day come in the order of `event_time`. LZ4 pages with checksums, no nullable column, row groups near
+Rows of a day come in the order of `event_time`. The recommended layout (`parquet_layout`), row groups near
 `row_group_rows`, `GROUPS_A_FILE` of them a file. One row group is one chunk: drawn from its own random stream, written
 and forgotten, so memory does not grow with the day (but for 20 bytes a row that the day's AUC needs).
 
@@ -30,7 +30,8 @@ import pyarrow.parquet as pq
 from pipeline.data.declared_truth import CITIES, DEVICES, TASKS, Purpose, TruthSpec, stream
 from pipeline.data.ground_truth import I8, I64, DayTruth, Exposures, GroundTruth, Probabilities, draw_labels, exact_auc
 from pipeline.data.log_store import LogStore
-from schemas.events import SUCCESS_MARKER, TRUTH_FILE
+from pipeline.data.parquet_layout import ROW_GROUP_ROWS, writer_options
+from schemas.events import SUCCESS_MARKER, TIME_COLUMN, TRUTH_FILE, USER_COLUMN
 
 GENERATOR = 1  # raised whenever the same settings would give other rows
 HISTORY_LENGTH = 20
@@ -60,14 +61,12 @@ SCHEMA = pa.schema(
         *(_required(task, pa.int8()) for task in TASKS),
     ]
 )
-# A dictionary pays in every column but the one whose values hardly repeat.
-WRITER_OPTIONS = {
-    "compression": "lz4",
-    "write_page_checksum": True,
-    "use_dictionary": [
-        f"{name}.list.element" if name.startswith("history") else name for name in SCHEMA.names if name != "event_time"
-    ],
-}
+# what `encodings` says of a day of the default settings
+_SPLIT = (USER_COLUMN, TIME_COLUMN)
+WRITER_OPTIONS = writer_options(
+    dictionary=[f"{n}.list.element" if n.startswith("history") else n for n in SCHEMA.names if n not in _SPLIT],
+    split=_SPLIT,
+)
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ class LogSpec:
     days: int = 5
     rows_per_day: int = 280_000
     start: dt.date = dt.date(2026, 1, 1)
-    row_group_rows: int = 65_536
+    row_group_rows: int = ROW_GROUP_ROWS
 
     def __post_init__(self) -> None:
         for name in ("days", "rows_per_day", "row_group_rows"):

@@ -1,61 +1,62 @@
-"""Stage 4: the row groups of one lane -> encoded rows in the lane's shuffled order. No torch."""
+"""Stage 4: the row groups of one lane -> encoded rows in the lane's shuffled order."""
 
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Iterator
 
 import numpy as np
-import pyarrow as pa
 
-from pipeline.data.encode import Encoder, Where
-from pipeline.data.order import block_permutation, blocks, stretches
-from pipeline.data.reader import read_stretch
-from pipeline.data.rows import Layout, Rows
+from pipeline.data.checks import Where
+from pipeline.data.encode import Encoder
+from pipeline.data.flags import Flags
+from pipeline.data.order import Stretch
+from pipeline.data.permute import permuted
+from pipeline.data.quarantine import Piece, below_root
+from pipeline.data.reader import READ_ROWS, Lost, read_stretches
+from pipeline.data.rows import Rows, Stream
 from pipeline.data.source import Source
 
-Table = TypeVar("Table", pa.RecordBatch, Rows)
 
+def read_lane(source: Source, lane: int, start: int, encoder: Encoder, flags: Flags | None) -> Iterator[Rows]:
+    """The lane's encoded rows from `start` on in the log's order, each row group decoded once.
 
-def read_lane(source: Source, first: int, last: int, encoder: Encoder) -> Iterator[pa.RecordBatch]:
-    """The encoded rows first .. last of the permuted row groups, each row group decoded once."""
-    for stretch in stretches(source.groups, first, last):
+    Where a stretch is lost, its remaining rows are flagged. It is lost from a multiple of READ_ROWS on, so that the
+    same rows are lost at any number of ranks.
+    """
+    todo: list[Stretch] = []
+    for piece in source.lanes[lane]:
+        skipped = min(start, piece.rows)
+        start -= skipped
+        if skipped < piece.rows:
+            todo.append(Stretch(piece.group, piece.start + skipped, piece.stop))
+    for stretch, first, batch in read_stretches(source, todo):
         group = stretch.group
-        # cut before it is encoded: lanes that share a row group each count and check their own rows alone
-        for start, rows in read_stretch(source, stretch):
-            ids = np.arange(group.first_row + start, group.first_row + start + rows.num_rows)
-            yield encoder(rows, ids, Where(group.path, group.index, start))
+        if isinstance(batch, Lost):
+            assert flags is not None
+            file, left = below_root(group.path), stretch.stop - first
+            flags.stretch(group.first_row + first, Piece(file, group.index, first, left, "corrupt", "", batch.reason))
+            for begin in range(group.first_row + first, group.first_row + stretch.stop, READ_ROWS):
+                end = min(begin + READ_ROWS, group.first_row + stretch.stop)
+                yield Rows.lost(encoder.layout, np.arange(begin, end))
+            continue
+        row_ids = np.arange(group.first_row + first, group.first_row + first + batch.num_rows)
+        rows = encoder(batch, row_ids, Where(group.path, group.index, first))
+        del batch  # encoded rows are a third of it: only they wait
+        yield rows
 
 
-def lane_rows(source: Source, lane: int, start: int, encoder: Encoder, layout: Layout) -> Iterator[Rows]:
+def lane_rows(source: Source, lane: int, start: int, encoder: Encoder, flags: Flags | None = None) -> Iterator[Rows]:
     """The lane's rows from position `start` on: in the log's order, or a shuffled block at a time."""
-    first, last = source.order.lane_start(lane), source.order.lane_start(lane + 1)
-    if source.shuffle_rows == 0:
-        for batch in read_lane(source, first + start, last, encoder):
-            yield Rows.of(batch, layout)
+    total = source.order.lane_rows[lane]
+    if start >= total:
         return
-    ahead = [b for b in blocks(lane, source.order.lanes, last - first, source.shuffle_rows) if b.stop > start]
-    if not ahead:
+    if source.shuffle is None:
+        yield from read_lane(source, lane, start, encoder, flags)
         return
-    rows = read_lane(source, first + ahead[0].start, last, encoder)
-    for block, batch in zip(ahead, regroup(rows, [b.stop - b.start for b in ahead]), strict=True):
-        permutation = block_permutation(source.seed, source.epoch, lane, block)
-        yield Rows.permuted(batch, layout, permutation[max(0, start - block.start) :])
-
-
-def regroup(batches: Iterator[pa.RecordBatch], sizes: Iterable[int]) -> Iterator[pa.RecordBatch]:
-    """The same rows in batches of the given sizes; copies only where a size spans two batches."""
-    for pieces in cut(batches, sizes):
-        yield pieces[0] if len(pieces) == 1 else pa.concat_batches(pieces)
-
-
-def cut(batches: Iterator[Table], sizes: Iterable[int]) -> Iterator[list[Table]]:
-    """The same rows, as many at a time as the sizes say, in as many pieces as it takes; copies nothing."""
-    rest: Table | None = None
-    for size in sizes:
-        pieces: list[Table] = []
-        needed = size
-        while needed:
-            rest = rest if rest is not None and rest.num_rows else next(batches)
-            pieces.append(rest.slice(0, needed))
-            rest = rest.slice(pieces[-1].num_rows)
-            needed -= pieces[-1].num_rows
-        yield pieces
+    block = source.shuffle.block_at(lane, start)
+    stream = Stream(read_lane(source, lane, block.start, encoder, flags))
+    while True:
+        row_N = source.shuffle.permutation(lane, block)[start - block.start :]
+        yield permuted(encoder.layout, stream.take(block.stop - block.start), row_N)
+        start = block.stop
+        if start >= total:
+            return
+        block = source.shuffle.block_at(lane, start)

@@ -4,6 +4,7 @@ The loader yields exactly `Order.steps` batches on every rank, whatever rows eac
 the end of the log.
 """
 
+import dataclasses
 import queue
 import threading
 import time
@@ -13,8 +14,12 @@ from types import TracebackType
 from pipeline.batch import Batch
 from pipeline.data.collate import Collator
 from pipeline.data.encode import Encoder
-from pipeline.data.lanes import cut, lane_rows
-from pipeline.data.rows import Layout, Rows
+from pipeline.data.flags import Flags
+from pipeline.data.lanes import lane_rows
+from pipeline.data.permute import unflagged
+from pipeline.data.quarantine import Piece
+from pipeline.data.reader import reading
+from pipeline.data.rows import Stream
 from pipeline.data.source import Source
 from schemas.errors import InputError
 from schemas.job import JobConfig
@@ -35,8 +40,8 @@ class Loader:
         self.rank, self.world, self.done = rank, world, done
         self._pin = pin  # page-locked batches, which a GPU fetches while it computes
         self._patience = job.train.timeout_seconds
-        self.encoder = Encoder(job)
-        self._layout = Layout(self.encoder.schema)
+        self.flags = Flags(job.data) if job.data.quarantine else None
+        self.encoder = Encoder(job, self.flags)
         self._collator = Collator(job)
         self._queue: queue.Queue[Batch | BaseException | None] = queue.Queue(job.data.prefetch_batches)
         self._stop = threading.Event()
@@ -66,9 +71,10 @@ class Loader:
                 if not self._thread.is_alive() and self._queue.empty():
                     raise RuntimeError("the reader thread died without a word") from None
                 if time.monotonic() > deadline:
+                    now = reading(self._thread.ident)
                     raise InputError(
-                        f"rank {self.rank} has waited {self._patience} s for the reader's next batch; see whether "
-                        "the storage answers, or raise train.timeout_seconds"
+                        f"rank {self.rank} has waited {self._patience} s for the reader's next batch"
+                        f"{now and f', now at {now}'}; see whether the storage answers, or raise train.timeout_seconds"
                     ) from None
                 continue
             if isinstance(item, BaseException):
@@ -96,19 +102,18 @@ class Loader:
 
     def batches(self) -> Iterator[Batch]:
         """The batches themselves, made in the caller's thread."""
-        order = self.source.order
-        lanes = range(self.rank, order.lanes, self.world)
-        ends = order.step_ends(self.done)
-        steps = list(zip([self.done, *ends], ends, strict=False))
-        streams = {lane: self._lane(lane, steps) for lane in lanes}
-        for begin, end in steps:
-            shares = [part for lane in lanes if order.lane_share(lane, begin, end) for part in next(streams[lane])]
-            rows = Rows.joined(self._layout, shares)
-            yield self._collator(rows, order.widest(begin, end, self.world), self.source.epoch, end)
-
-    def _lane(self, lane: int, steps: list[tuple[int, int]]) -> Iterator[list[Rows]]:
-        """The lane's share of each step in which it has one."""
-        order = self.source.order
-        rows = lane_rows(self.source, lane, order.lane_position(lane, self.done), self.encoder, self._layout)
-        sizes = (order.lane_share(lane, begin, end) for begin, end in steps)
-        return cut(rows, (size for size in sizes if size))
+        order, position_L = self.source.order, self.source.order.positions(self.done)
+        streams = {
+            lane: Stream(lane_rows(self.source, lane, int(position_L[lane]), self.encoder, self.flags))
+            for lane in range(self.rank, order.lanes, self.world)
+        }
+        for end in order.step_ends(self.done):
+            before_L, position_L = position_L, order.positions(end)
+            share_L = position_L - before_L
+            parts = [part for lane, stream in streams.items() for part in stream.take(int(share_L[lane]))]
+            out: list[Piece] = []
+            if self.flags is not None and any(part.rows.flagged for part in parts):
+                parts, row_id_N = unflagged(self.encoder.layout, parts)
+                out = self.flags.come_up(row_id_N)
+            batch = self._collator(parts, order.widest(share_L, self.world), self.source.epoch, end)
+            yield dataclasses.replace(batch, left_out=tuple(out)) if out else batch

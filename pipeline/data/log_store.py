@@ -1,12 +1,11 @@
-"""Where a generated log is written: files appear whole or not at all, and other people's logs are left alone."""
+"""Where a log is written: files appear whole or not at all, and other people's logs are left alone."""
 
 import json
 import os
 from collections.abc import Callable
 from typing import Any
 
-import fsspec
-
+from pipeline.storage import filesystem, is_local
 from schemas.events import TRUTH_FILE
 
 
@@ -15,8 +14,8 @@ class LogStore:
 
     def __init__(self, out: str) -> None:
         self.out = out
-        self.fs, self.root = fsspec.core.url_to_fs(out)
-        self._local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+        self.fs, self.root = filesystem(out)
+        self._local = is_local(self.fs)
 
     def path(self, *names: str) -> str:
         """The path of a name below the root, inside the file system."""
@@ -31,15 +30,29 @@ class LogStore:
         self.fs.makedirs(folder, exist_ok=True)
         shown = f"{folder}/{name}"
         target = f"{folder}/.{name}.tmp" if self._local else shown
+        sink = self.fs.open(target, "wb")
         try:
-            with self.fs.open(target, "wb") as sink:
-                fill(sink)
+            fill(sink)
         except BaseException:
-            if self._local and os.path.exists(target):
+            if self._local:
+                sink.close()
                 os.unlink(target)
+            elif hasattr(sink, "discard"):
+                sink.discard()  # closing would finish the upload of half an object
             raise
+        sink.close()
         if self._local:
             os.replace(target, shown)
+
+    def show(self, folder: str, hidden: str, name: str) -> None:
+        """Give a file of a folder its name, once its bytes are on the disk."""
+        source, target = self.path(folder, hidden), self.path(folder, name)
+        if not self._local:
+            self.fs.mv(source, target)
+            return
+        with open(source, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(source, target)
 
     def read_truth(self, spec: dict[str, Any]) -> dict[str, Any]:
         """What an earlier run with these settings recorded, or a fresh record; any other content is refused."""

@@ -1,21 +1,27 @@
 """The global order of rows: a pure function of the manifest, the seed and the epoch, at any number of ranks.
 
-The row groups of an epoch are permuted and laid end to end; the result is cut into `lanes` equal stretches, and the
-global order takes one row of each lane in turn: row j is row j // lanes of lane j % lanes. A step is the next
-`batch_size` rows of it. Rank r reads the lanes r, r + world, ...: each reads its own share, and the rows of a step
-are the same rows whatever the world is. The place in an epoch is therefore one number, the rows done, and a run
-stopped at any step goes on at any number of ranks.
+The row groups of an epoch are permuted and dealt whole to `lanes` lanes, each to the lane with the fewest rows so far,
+so that a row group is opened once. Lane l ends up with n_l rows. The global order interleaves the lanes in proportion:
+row i of lane l has the key (2i + 1) / (2 n_l), the middle of its share of the epoch, and rows are ordered by (key,
+lane). So `done` rows of the epoch are a known number of rows of each lane, and never fewer for more: the apportionment
+of Webster and Sainte-Lague. A step is the next `batch_size` rows of the order. Rank r reads the lanes r, r + world,
+...: each reads its own share, and the rows of a step are the same rows whatever the world is. The place in an epoch is
+therefore one number, the rows done, and a run stopped at any step goes on at any number of ranks.
 
-Within a lane, rows are permuted in blocks of `shuffle_rows / lanes`. The first block of lane l is shortened to
-(l + 1) / lanes of that, so that the lanes refill one after another and decoding never comes in a burst.
+Shapes: L lanes.
 """
 
 import dataclasses
-import itertools
+import functools
+import heapq
+from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.data.files import Manifest, RowGroup
+
+Int64 = npt.NDArray[np.int64]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,23 +32,32 @@ class Stretch:
     start: int
     stop: int
 
-
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """Rows of a lane that are shuffled together."""
-
-    number: int
-    start: int
-    stop: int
+    @property
+    def rows(self) -> int:
+        """Its length."""
+        return self.stop - self.start
 
 
 @dataclasses.dataclass(frozen=True)
 class Order:
-    """Who reads which rows when, in one pass over a manifest of `rows` rows."""
+    """Who reads which rows when, in one pass over lanes of these many rows."""
 
-    rows: int
-    lanes: int
+    lane_rows: tuple[int, ...]
     batch_size: int
+
+    @functools.cached_property
+    def rows(self) -> int:
+        """Rows of the pass."""
+        return sum(self.lane_rows)
+
+    @property
+    def lanes(self) -> int:
+        """L."""
+        return len(self.lane_rows)
+
+    @functools.cached_property
+    def _rows_L(self) -> Int64:
+        return np.array(self.lane_rows, np.int64)
 
     def steps(self, done: int = 0) -> int:
         """Steps of the pass that are left after `done` rows; the last may be smaller."""
@@ -52,23 +67,48 @@ class Order:
         """Rows of the pass done after each of the steps that are left."""
         return [min(done + (n + 1) * self.batch_size, self.rows) for n in range(self.steps(done))]
 
-    def lane_position(self, lane: int, done: int) -> int:
-        """Rows of the lane among the first `done` of the global order."""
-        return max(0, -(-(done - lane) // self.lanes))
+    def positions(self, done: int) -> Int64:
+        """Rows of each lane among the first `done` of the global order, [L]; in O(L log L), whatever `done` is.
 
-    def lane_start(self, lane: int) -> int:
-        """Where the lane begins in the permuted rows."""
-        whole, rest = divmod(self.rows, self.lanes)
-        return lane * whole + min(lane, rest)
+        At most n_l t + 1/2 rows of lane l have a key up to t, and at least n_l t - 1/2. So the first `done` rows take
+        in all keys up to (done - L/2) / rows and none above (done + L/2) / rows. What lies between is sorted: some
+        3 L rows.
+        """
+        rows_L, half = self._rows_L, self.lanes / 2 + 1  # one more than needed: rounding cannot matter
+        low_L = np.floor(rows_L * (max(done - half, 0.0) / max(self.rows, 1))).astype(np.int64)
+        high_L = np.ceil(rows_L * ((done + half) / max(self.rows, 1)) + 0.5).astype(np.int64)
+        np.minimum(low_L, rows_L, out=low_L)
+        np.minimum(high_L, rows_L, out=high_L)
+        open_L = high_L - low_L
+        lane_C = np.repeat(np.arange(self.lanes), open_L)  # candidates, lane by lane
+        row_C = np.arange(len(lane_C)) + (low_L - (np.cumsum(open_L) - open_L))[lane_C]
+        # one correctly rounded division of whole numbers: the same key on every machine
+        key_C = (2 * row_C + 1) / (2 * rows_L)[lane_C]
+        left = done - int(low_L.sum())
+        assert 0 <= left <= len(key_C), "the bounds hold the place"
+        first_C = np.argsort(key_C, kind="stable")[:left]  # stable: equal keys by lane
+        return low_L + np.bincount(lane_C[first_C], minlength=self.lanes)
 
-    def lane_share(self, lane: int, begin: int, end: int) -> int:
-        """Rows of the lane among the rows begin .. end of the global order."""
-        return self.lane_position(lane, end) - self.lane_position(lane, begin)
+    def widest(self, share_L: Int64, world: int) -> int:
+        """Rows of the busiest rank in a step of these shares: what the others are padded to."""
+        padded = np.zeros(-(-self.lanes // world) * world, np.int64)
+        padded[: self.lanes] = share_L
+        return int(padded.reshape(-1, world).sum(0).max())
 
-    def widest(self, begin: int, end: int, world: int) -> int:
-        """Rows of the busiest rank in the step begin .. end: what the others are padded to."""
-        share = [self.lane_share(lane, begin, end) for lane in range(self.lanes)]
-        return max(sum(share[rank::world]) for rank in range(world))
+
+def permutation(key: Sequence[int], size: int) -> Int64:
+    """A random order of 0 .. size - 1, shape [size], drawn from the key alone.
+
+    Sorts random 64-bit words whose low bits are replaced by the place. numpy promises the words of a bit generator
+    over all its versions, which it does not for the permutations of a Generator; and this is quicker.
+    """
+    word_N = np.random.PCG64(np.random.SeedSequence(list(key))).random_raw(size)
+    mask = np.uint64((1 << max(size - 1, 0).bit_length()) - 1)
+    word_N &= ~mask
+    word_N |= np.arange(size, dtype=np.uint64)
+    word_N.sort()
+    word_N &= mask
+    return word_N.view(np.int64)
 
 
 def permuted_groups(manifest: Manifest, seed: int, epoch: int, shuffle: bool) -> list[RowGroup]:
@@ -76,31 +116,23 @@ def permuted_groups(manifest: Manifest, seed: int, epoch: int, shuffle: bool) ->
     groups = list(manifest.groups)
     if not shuffle:
         return groups
-    order = np.random.default_rng([seed, epoch, 0]).permutation(len(groups))
-    return [groups[i] for i in order]
+    return [groups[i] for i in permutation([seed, epoch, 0], len(groups))]
 
 
-def stretches(groups: list[RowGroup], start: int, stop: int) -> list[Stretch]:
-    """The pieces of row groups that make up the permuted rows start .. stop."""
-    out, base = [], 0
+def deal(groups: Sequence[RowGroup], lanes: int) -> list[list[Stretch]]:
+    """The row groups dealt to the lanes: each, in turn, to the lane with the fewest rows so far, ties to the lowest.
+
+    Where there are fewer row groups than lanes each is cut into ceil(lanes / groups) nearly equal pieces first, so
+    that all ranks have work; a lane that gets a later piece decodes what lies before it once more.
+    """
+    parts = -(-lanes // len(groups)) if groups else 1  # 1 where there are enough
+    out: list[list[Stretch]] = [[] for _ in range(lanes)]
+    fewest = [(0, lane) for lane in range(lanes)]
     for group in groups:
-        begin, end = max(start, base), min(stop, base + group.rows)
-        if begin < end:
-            out.append(Stretch(group, begin - base, end - base))
-        base += group.rows
-        if base >= stop:
-            break
+        for part in range(parts):
+            piece = Stretch(group, group.rows * part // parts, group.rows * (part + 1) // parts)
+            if piece.rows:
+                rows, lane = fewest[0]
+                heapq.heapreplace(fewest, (rows + piece.rows, lane))
+                out[lane].append(piece)
     return out
-
-
-def blocks(lane: int, lanes: int, lane_rows: int, shuffle_rows: int) -> list[Block]:
-    """The shuffle blocks of a lane of `lane_rows` rows."""
-    size = max(1, shuffle_rows // lanes)
-    first = max(1, size * (lane + 1) // lanes)
-    edges = [0, *range(first, lane_rows, size), lane_rows]
-    return [Block(n, a, b) for n, (a, b) in enumerate(itertools.pairwise(edges)) if a < b]
-
-
-def block_permutation(seed: int, epoch: int, lane: int, block: Block) -> np.ndarray:
-    """The order of the block's rows, shape [stop - start]."""
-    return np.random.default_rng([seed, epoch, 1 + lane, block.number]).permutation(block.stop - block.start)

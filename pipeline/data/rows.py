@@ -1,146 +1,135 @@
-"""Encoded rows as numpy sees them. A step takes a few rows from every lane: cut, permuted and joined here, they cost a
-handful of calls, where Arrow would spend one a column and piece. No torch.
+"""Encoded rows: a matrix for each kind of column, so that cutting, shuffling and joining cost a handful of numpy calls.
+No torch.
+
+Table rows lie in 32 bits until they are batched: half the memory of the shuffle, half the traffic.
+
+Shapes: N rows, I features of one id, F of one number, T labels, M elements of all N lists of a feature end to end.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from pipeline.data.encode import weight_key
+from schemas.features import FloatFeature, IdListFeature
+from schemas.job import JobConfig
 
-Offsets = npt.NDArray[np.int32]
+Int8 = npt.NDArray[np.int8]
+Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
-PIECE_ROWS = 1024
-"""Lists permuted at a time."""
+Float32 = npt.NDArray[np.float32]
 
 
 class Layout:
-    """Where each column of an encoded batch lies in Rows."""
+    """Which column lies where in Rows."""
 
-    def __init__(self, schema: pa.Schema) -> None:
-        self.schema = schema
-        flat = [(f.name, f.type.to_pandas_dtype()) for f in schema if not pa.types.is_list(f.type)]
-        self.kinds = list(dict.fromkeys(kind for _, kind in flat))
-        self.names = [[name for name, kind in flat if kind is wanted] for wanted in self.kinds]
-        self.place = {name: (m, row) for m, names in enumerate(self.names) for row, name in enumerate(names)}
-        """Matrix and its row, by name of a column of one value a row."""
-        lists = [name for name in schema.names if name not in self.place]
-        weights = {weight_key(name) for name in lists}
-        self.lists = {
-            name: [n for n in (name, weight_key(name)) if n in lists] for name in lists if name not in weights
-        }
-        """The columns that have a list's offsets, by its name: itself and its weights."""
+    def __init__(self, job: JobConfig) -> None:
+        self.lists = {f.name: f.weights is not None for f in job.features if isinstance(f, IdListFeature)}
+        """Whether it has weights, by list feature."""
+        self.ids = [f.name for f in job.embedded if f.name not in self.lists]
+        """Features of one id a row, in the order of the rows of `id_IN`."""
+        self.numbers = [f.name for f in job.features if isinstance(f, FloatFeature)]
+        self.labels = [t.name for t in job.tasks]
 
-    def empty(self, rows: int) -> list[npt.NDArray]:
-        """Room for the columns of one value a row."""
-        return [np.empty((len(n), rows), kind) for n, kind in zip(self.names, self.kinds, strict=True)]
+
+@dataclasses.dataclass(frozen=True)
+class Lists:
+    """N lists of table rows, as many weights where the feature has them."""
+
+    offset_N: Int32
+    """[N + 1], from 0: list n is offset_N[n] .. offset_N[n + 1] of the elements."""
+    id_M: Int32
+    weight_M: Float32 | None
+
+    def span(self, begin: int, end: int) -> slice:
+        """Where the elements of the lists begin .. end lie."""
+        return slice(int(self.offset_N[begin]), int(self.offset_N[end]))
 
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
     """N encoded rows."""
 
-    layout: Layout
-    matrices: list[npt.NDArray]
-    """[C, N] for each dtype: the columns of one value a row."""
-    offsets: dict[str, Offsets]
-    """[N + 1] for each list: row n's elements are offsets[n] .. offsets[n + 1] of the values."""
-    values: dict[str, npt.NDArray]
-    """Elements of a list, and its weights under their own name."""
+    row_id_N: Int64
+    id_IN: Int32
+    number_FN: Float32
+    label_TN: Int8
+    lists: dict[str, Lists]
+    unknown: frozenset[str]
+    """Features of which some of these rows' ids may be out of vocabulary; of the others none is."""
+    flagged: bool = False
+    """Whether some row ids are below 0: bad rows, which hold nothing (flags.py)."""
 
     @staticmethod
-    def of(batch: pa.RecordBatch, layout: Layout) -> "Rows":
-        """An encoded batch; one value a row is copied, lists stay where they are."""
-        matrices = layout.empty(batch.num_rows)
-        for name, (m, c) in layout.place.items():
-            matrices[m][c] = _numpy(batch.column(name))
-        offsets: dict[str, Offsets] = {}
-        values: dict[str, npt.NDArray] = {}
-        for name, columns in layout.lists.items():
-            offset_N = _numpy(batch.column(name).offsets)
-            offsets[name] = offset_N - offset_N[0]
-            values |= {column: _numpy(batch.column(column).flatten()) for column in columns}
-        return Rows(layout, matrices, offsets, values)
+    def empty(layout: Layout, rows: int) -> "Rows":
+        """Room for `rows` rows, without their lists."""
+        return Rows(
+            np.empty(rows, np.int64),
+            np.empty((len(layout.ids), rows), np.int32),
+            np.empty((len(layout.numbers), rows), np.float32),
+            np.empty((len(layout.labels), rows), np.int8),
+            {},
+            frozenset(),
+        )
 
     @staticmethod
-    def permuted(batch: pa.RecordBatch, layout: Layout, row_N: Int64) -> "Rows":
-        """These rows of an encoded batch, in this order."""
-        matrices = layout.empty(len(row_N))
-        for name, (m, c) in layout.place.items():
-            # clip: numpy copies once more where it checks, and row_N is a permutation
-            np.take(_numpy(batch.column(name)), row_N, out=matrices[m][c], mode="clip")
-        offsets: dict[str, Offsets] = {}
-        values: dict[str, npt.NDArray] = {}
-        for name, columns in layout.lists.items():
-            lists = [batch.column(column) for column in columns]
-            offsets[name], elements = _permuted_lists(_numpy(lists[0].offsets), [x.flatten() for x in lists], row_N)
-            values |= dict(zip(columns, elements, strict=True))
-        return Rows(layout, matrices, offsets, values)
-
-    @staticmethod
-    def joined(layout: Layout, parts: "Sequence[Rows]") -> "Rows":
-        """All rows of the parts, one part after another."""
-        if not parts:
-            return Rows.of(pa.RecordBatch.from_pylist([], layout.schema), layout)
-        matrices = [np.concatenate([p.matrices[m] for p in parts], axis=1) for m in range(len(layout.kinds))]
-        offsets: dict[str, Offsets] = {}
-        values: dict[str, npt.NDArray] = {}
-        for name, columns in layout.lists.items():
-            pieces, base = [np.zeros(1, np.int32)], 0
-            for part in parts:
-                offset_N = part.offsets[name]
-                pieces.append(offset_N[1:] + (base - offset_N[0]))
-                base = pieces[-1][-1] if len(offset_N) > 1 else base
-            offsets[name] = np.concatenate(pieces)
-            for column in columns:
-                values[column] = np.concatenate([p.elements(name, column) for p in parts])
-        return Rows(layout, matrices, offsets, values)
+    def lost(layout: Layout, row_id_N: Int64) -> "Rows":
+        """Bad rows in the places of these."""
+        rows = len(row_id_N)
+        no_ids, no_weights = np.empty(0, np.int32), np.empty(0, np.float32)
+        lists = {
+            name: Lists(np.zeros(rows + 1, np.int32), no_ids, no_weights if weights else None)
+            for name, weights in layout.lists.items()
+        }
+        return Rows(
+            -1 - row_id_N,
+            np.zeros((len(layout.ids), rows), np.int32),
+            np.zeros((len(layout.numbers), rows), np.float32),
+            np.zeros((len(layout.labels), rows), np.int8),
+            lists,
+            frozenset(),
+            flagged=True,
+        )
 
     @property
     def num_rows(self) -> int:
         """N."""
-        return self.matrices[0].shape[1]
-
-    def slice(self, offset: int, length: int | None = None) -> "Rows":
-        """`length` rows from `offset` on, in the same memory; named as Arrow names it."""
-        stop = self.num_rows if length is None else min(offset + length, self.num_rows)
-        offsets = {name: offset_N[offset : stop + 1] for name, offset_N in self.offsets.items()}
-        return Rows(self.layout, [x_CN[:, offset:stop] for x_CN in self.matrices], offsets, self.values)
-
-    def column(self, name: str) -> npt.NDArray:
-        """A column of one value a row, [N]."""
-        m, c = self.layout.place[name]
-        return self.matrices[m][c]
-
-    def elements(self, name: str, column: str) -> npt.NDArray:
-        """The elements of all rows' lists, end to end; of the list itself or of its weights."""
-        offset_N = self.offsets[name]
-        return self.values[column][offset_N[0] : offset_N[-1]]
+        return len(self.row_id_N)
 
 
-def _permuted_lists(offset_N: Offsets, flat: list[pa.Array], row_N: Int64) -> tuple[Offsets, list[npt.NDArray]]:
-    """Lists at these rows, end to end: their offsets, and the elements of all columns that have these offsets."""
-    offset_N = offset_N - offset_N[0]
-    start_N, length_N = offset_N[row_N].astype(np.int64), np.diff(offset_N)[row_N]
-    edge_N = np.zeros(len(row_N) + 1, np.int64)
-    np.cumsum(length_N, out=edge_N[1:])
-    shift_N = start_N - edge_N[:-1]
-    values = [_numpy(x) for x in flat]
-    out = [np.empty(edge_N[-1], x.dtype) for x in values]
-    # a piece at a time: the places of all elements together would not stay in the cache
-    for first in range(0, len(row_N), PIECE_ROWS):
-        piece = slice(first, first + PIECE_ROWS)
-        begin, end = edge_N[first], edge_N[min(piece.stop, len(row_N))]
-        place_M = np.repeat(shift_N[piece], length_N[piece])
-        place_M += np.arange(begin, end)
-        for value_M, out_M in zip(values, out, strict=True):
-            np.take(value_M, place_M, out=out_M[begin:end], mode="clip")
-    return edge_N.astype(np.int32), out
+class Part(NamedTuple):
+    """The rows begin .. end of some Rows, left where they are."""
+
+    rows: Rows
+    begin: int
+    end: int
+
+    @property
+    def num_rows(self) -> int:
+        """How many."""
+        return self.end - self.begin
 
 
-def _numpy(column: pa.Array) -> npt.NDArray:
-    """The column's memory itself; a missed null would raise here."""
-    return column.to_numpy(zero_copy_only=True)
+class Stream:
+    """Rows that come in pieces of any size, taken in other sizes; copies nothing."""
+
+    def __init__(self, pieces: Iterator[Rows]) -> None:
+        self._pieces = pieces
+        self._rows: Rows | None = None
+        self._used = 0
+
+    def take(self, size: int) -> list[Part]:
+        """The next `size` rows, in as many parts as it takes; StopIteration where there are fewer."""
+        out = []
+        while size:
+            if self._rows is None:
+                self._rows, self._used = next(self._pieces), 0
+            begin, total = self._used, self._rows.num_rows
+            self._used = min(begin + size, total)
+            out.append(Part(self._rows, begin, self._used))
+            size -= self._used - begin
+            if self._used == total:
+                self._rows = None  # lets go of it before the next is made
+        return out

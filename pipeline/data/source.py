@@ -3,8 +3,11 @@
 import dataclasses
 from typing import Any
 
-from pipeline.data.files import Manifest, filesystem
-from pipeline.data.order import Order, RowGroup, permuted_groups
+from pipeline.data.manifest import Manifest
+from pipeline.data.order import Order, Stretch, deal, permuted_groups
+from pipeline.data.shuffle import Shuffle
+from pipeline.storage import filesystem
+from schemas.events import StorageConfig
 from schemas.features import StringFeature
 from schemas.job import JobConfig
 
@@ -14,25 +17,34 @@ class Source:
     """One epoch of a manifest."""
 
     fs: Any
-    groups: list[RowGroup]
+    lanes: list[list[Stretch]]
+    """What each lane reads, in this order."""
     columns: list[str]
     texts: list[str]
     """Those that hold strings: decoded as dictionaries, so that each distinct string is made and hashed once."""
     order: Order
-    seed: int
+    shuffle: Shuffle | None
+    """None keeps each lane's order as it is."""
     epoch: int
-    shuffle_rows: int
+    storage: StorageConfig = dataclasses.field(default_factory=StorageConfig)
+    """How patiently it is read."""
+    lenient: bool = False
+    """Whether what cannot be decoded is left out."""
 
 
 def epoch_source(job: JobConfig, manifest: Manifest, epoch: int, shuffle: bool) -> Source:
-    """The epoch's source; without `shuffle` the log's own order."""
+    """The epoch's source; without `shuffle` row groups are dealt in the log's own order."""
+    shuffle_rows = job.data.shuffle_rows if shuffle else 0
+    lanes = deal(permuted_groups(manifest, job.seed, epoch, shuffle_rows > 0), job.data.lanes)
+    order = Order(tuple(sum(piece.rows for piece in lane) for lane in lanes), job.train.batch_size)
     return Source(
-        fs=filesystem(job.data.path)[0],
-        groups=permuted_groups(manifest, job.seed, epoch, shuffle and job.data.shuffle_rows > 0),
+        fs=filesystem(job.data.path, job.data.storage)[0],
+        lanes=lanes,
         columns=job.columns,
         texts=[f.source for f in job.features if isinstance(f, StringFeature)],
-        order=Order(manifest.rows, job.data.lanes, job.train.batch_size),
-        seed=job.seed,
+        order=order,
+        shuffle=Shuffle(order, shuffle_rows, job.seed, epoch) if shuffle_rows else None,
         epoch=epoch,
-        shuffle_rows=job.data.shuffle_rows if shuffle else 0,
+        storage=job.data.storage,
+        lenient=job.data.bad.corrupt == "quarantine",
     )

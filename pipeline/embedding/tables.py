@@ -49,7 +49,7 @@ def pooled_width(job: JobConfig) -> int:
 def initialise_tables(model: nn.Module, job: JobConfig) -> None:
     """Fills the tables of a sharded (or plain) model from the job's seed: a row's values depend on nothing else."""
     for key, value in model.state_dict().items():
-        name = _table_of(key)
+        name = table_of(key)
         if name is None:
             continue
         spec = job.tables[name]
@@ -61,7 +61,7 @@ def initialise_tables(model: nn.Module, job: JobConfig) -> None:
             _fill(value, spec, _table_seed(job.seed, name), 0, 0)
 
 
-def _table_of(key: str) -> str | None:
+def table_of(key: str) -> str | None:
     """Table of a state-dict key `...embedding_bags.<table>.weight`."""
     parts = key.split(".")
     found = len(parts) > 2 and parts[-3] == "embedding_bags" and parts[-1] == "weight"

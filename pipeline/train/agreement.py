@@ -2,16 +2,17 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.distributed as dist
 
 from schemas.errors import InputError
 
 LOCK = ".lock"
+T = TypeVar("T")
 
 
 def check_agreement(mine: dict[str, Any]) -> None:
@@ -30,15 +31,59 @@ def check_agreement(mine: dict[str, Any]) -> None:
             )
 
 
+def first_ranks(mine: bytes | None) -> bytes:
+    """The first rank's bytes, on every rank; each must call it."""
+    box = [mine]
+    dist.broadcast_object_list(box, src=0)
+    assert box[0] is not None, "the first rank has them"
+    return box[0]
+
+
+def together(act: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
+    """Each rank's own result of `act`; where it raises InputError on any rank, the first such is raised on all."""
+    result: T | None = None
+    failure: str | None = None
+    try:
+        result = act()
+    except InputError as error:
+        failure = str(error)
+    every: list[str | None] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(every, failure, group=group)
+    for told in every:
+        if told is not None:
+            raise InputError(told)
+    return result  # type: ignore[return-value]
+
+
+def first_rank(act: Callable[[], T], group: dist.ProcessGroup | None = None) -> T:
+    """Rank 0's result of `act`, on all ranks once it is there; so is its InputError."""
+    told: list[Any] = [None, None]
+    if dist.get_rank(group) == 0:
+        try:
+            told[0] = act()
+        except InputError as error:
+            told[1] = str(error)
+    dist.broadcast_object_list(told, group=group, group_src=0)
+    if told[1] is not None:
+        raise InputError(told[1])
+    return told[0]
+
+
 @contextmanager
-def sole_writer(output: Path) -> Iterator[None]:
-    """Rank 0 holds the output for as long as it lives; a second run there is refused, on all its ranks."""
+def sole_writer(output: str) -> Iterator[None]:
+    """Rank 0 holds the output for as long as it lives; a second run there is refused, on all its ranks.
+
+    A URL cannot be held: there a run finds the other's commit before its own next one (checkpoint.py).
+    """
+    if "://" in output:
+        yield
+        return
     refused: list[str | None] = [None]
     lock = -1
     if dist.get_rank() == 0:
         try:
-            output.mkdir(parents=True, exist_ok=True)
-            lock = os.open(output / LOCK, os.O_RDWR | os.O_CREAT)
+            Path(output).mkdir(parents=True, exist_ok=True)
+            lock = os.open(Path(output) / LOCK, os.O_RDWR | os.O_CREAT)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             refused = [f"output: another run is writing to '{output}'; wait for it, end it, or name another output"]

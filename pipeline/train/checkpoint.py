@@ -1,22 +1,14 @@
-"""Committed checkpoints: a new directory each, every file written before the manifest that makes it count.
+"""Committed checkpoints: each save a new directory, every file written before the manifest that makes it count.
 
-    CHECKPOINTS/step-00000200/*.distcp, .metadata     torch.distributed.checkpoint: model and optimizers
-    CHECKPOINTS/step-00000200/manifest.json           written last: progress, config, every file's size and hash
-
-A directory without a manifest was torn by a crash: it is never read, and it is removed before its step is saved
-again. Nothing is ever written into a committed directory, because a save killed half-way would leave old and new
-weights side by side.
+All ranks write their own pieces with torch.distributed.checkpoint (DCP) and hash them on the way; rank 0 gathers the
+hashes and commits (checkpoint_store.py). What is saved has plan-free names (table_state.py), so a checkpoint loads
+under any sharding plan and number of ranks (restore.py). In the background the pieces are copied first (background.py).
 """
 
 import dataclasses
-import hashlib
-import json
-import logging
-import os
-import shutil
-import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import time
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,200 +18,169 @@ from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torchrec.optim.keyed import CombinedOptimizer
 
+from pipeline.train.agreement import first_rank
+from pipeline.train.background import Background, Staging
+from pipeline.train.checkpoint_store import CheckpointStore, Commit, FileNote, Progress
+from pipeline.train.pieces import SavePlanner, State, reason, writer
+from pipeline.train.table_state import WINDOW, training_state
 from schemas.errors import InputError
 
-MANIFEST = "manifest.json"
-READ_BYTES = 1 << 20
+__all__ = ["Checkpoints", "Commit", "Progress", "Saved"]
 
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
-    """Where a run stands: all it needs, beside the weights, to go on."""
+class Saved:
+    """One committed save, as rank 0 saw it."""
 
+    commit: str
+    """Address of its directory."""
     step: int
-    """Training steps done."""
-    epoch: int
-    """Epoch of the next row."""
-    rows_done: int
-    """Rows of that epoch done, over all ranks: the next row of its global order."""
-    samples: int
-    """Rows trained in all."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Commit:
-    """A committed checkpoint."""
-
-    path: Path
-    progress: Progress
-    job: dict[str, Any]
-    """The job's configuration as it was."""
-    data: str
-    """Fingerprint of the training data's manifest."""
+    blocked_seconds: float
+    """How long training stood still for it."""
+    written_seconds: float
+    """From the call to the commit."""
+    bytes: int
+    """Of all its files."""
 
 
 class Checkpoints:
-    """The checkpoints of one run, under one folder that all ranks see."""
+    """The checkpoints of one run, under one folder or URL that all ranks see.
 
-    def __init__(self, folder: Path, keep_last: int) -> None:
-        self.folder = folder
-        self.keep_last = keep_last
+    With `background`, `save` returns as soon as the state is copied, and a thread writes it; at most one save is in
+    flight. `wait` (and the next `save`) raises what went wrong with it, on all ranks alike.
+    """
+
+    def __init__(
+        self, folder: str | Path, keep_last: int, timeout_seconds: int = 600, background: bool = False
+    ) -> None:
+        self.store = CheckpointStore(str(folder))
+        self.keep_last, self.timeout_seconds = keep_last, timeout_seconds
+        self._known: set[str] | None = None
+        self._background = Background(timeout_seconds) if background else None
+        self._staging = Staging()
+        self._group: dist.ProcessGroup | None = None
+        self._done: list[Saved] = []
 
     def newest(self) -> Commit | None:
-        """The newest committed checkpoint, or None. Every rank may call it: it only reads."""
-        found = _committed(self.folder)
-        return _read_manifest(found[-1]) if found else None
+        """The newest committed checkpoint, or None. Every rank may call it, and a process of no group: it reads."""
+        self._known_commits()
+        return self.store.newest()
 
     def save(
-        self, model: nn.Module, optimizer: CombinedOptimizer, progress: Progress, job: dict[str, Any], data: str
-    ) -> Path:
-        """Writes and commits a checkpoint; every rank must call it. Returns its directory."""
-        path = self.folder / f"step-{progress.step:08d}"
-        with _first_rank_prepares():
-            if dist.get_rank() == 0:
-                if (path / MANIFEST).exists():
-                    raise InputError(f"{path} is committed already; a checkpoint is never written over")
-                shutil.rmtree(path, ignore_errors=True)
-                path.mkdir(parents=True)
+        self,
+        model: nn.Module,
+        optimizer: CombinedOptimizer,
+        progress: Progress,
+        job: dict[str, Any],
+        data: str,
+        extras: dict[str, bytes] | None = None,
+        window: State | None = None,
+    ) -> None:
+        """Writes and commits a checkpoint; every rank must call it.
+
+        `extras` are small files of rank 0's, read again by `Commit.read`; `window` more pieces, read by `load_window`.
+        Raises InputError on all ranks where this save, or the one in the background before it, fails.
+        """
+        began = time.perf_counter()
+        self.wait()
+        state = training_state(model, optimizer) | {WINDOW + name: pieces for name, pieces in (window or {}).items()}
+        save = _Save(self.store, progress, job, data, extras or {}, self.keep_last, 2.0 * self.timeout_seconds)
+        if self._background is None:
+            self._finish(save, began, save.run(state, None, self._known_commits()))
+            return
+        if self._group is None:  # its own: two threads may not share one
+            self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=self.timeout_seconds))
+        copied, known, group = self._staging.copy(state), self._known_commits(), self._group
+        blocked = time.perf_counter() - began
+        self._background.start(
+            f"the checkpoint of step {progress.step}",
+            lambda: save.run(copied, group, known),
+            lambda result: self._finish(save, began, result, blocked),
+        )
+
+    def wait(self) -> None:
+        """Ends the save in the background, if there is one; every rank must call it. Raises as `save` does."""
+        if self._background is not None:
+            self._background.wait()
+
+    def ready(self) -> bool:
+        """Whether `wait` would return, or raise, at once on this rank."""
+        return self._background is None or self._background.ready()
+
+    def told(self) -> list[Saved]:
+        """The saves committed since it was last asked, on every rank."""
+        out, self._done = self._done, []
+        return out
+
+    def _known_commits(self) -> set[str]:
+        """What lay there when this run first looked, and what it has added; anything more is another run's."""
+        if self._known is None:
+            self._known = set(self.store.commits())
+        return self._known
+
+    def _finish(self, save: "_Save", began: float, written: tuple[str, int], blocked: float | None = None) -> None:
+        name, size = written
+        self._known_commits().add(name)
+        took = time.perf_counter() - began
+        self._done.append(
+            Saved(
+                self.store.address(name),
+                save.progress.step,
+                took if blocked is None else blocked,
+                save.ended - began,
+                size,
+            )
+        )
+
+
+@dataclasses.dataclass
+class _Save:
+    """One attempt, from a new directory to its manifest, over the ranks of one group."""
+
+    store: CheckpointStore
+    progress: Progress
+    job: dict[str, Any]
+    data: str
+    extras: dict[str, bytes]
+    keep_last: int
+    abandoned_seconds: float
+    ended: float = 0.0
+
+    def run(self, state: State, group: dist.ProcessGroup | None, known: set[str]) -> tuple[str, int]:
+        """The attempt's name and bytes. Raises InputError on all ranks alike; nothing is committed then."""
+        name = first_rank(lambda: self.store.new_attempt(self.progress.step), group)
+        made, files = writer(self.store, name)
         try:
-            with _quiet():
-                dcp.save(_state(model, optimizer), checkpoint_id=path)
+            dcp.save(state, storage_writer=made, planner=SavePlanner(), process_group=group)
         except CheckpointException as error:
+            first_rank(lambda: self._discard(name), group)
             raise InputError(
-                f"{path}: cannot be written ({_reason(error)}); the checkpoint before it is whole. Free space or name "
-                "another output"
+                f"{self.store.address(name)}: cannot be written ({reason(error)}); the checkpoint before it is whole. "
+                "Free space or mend the rights, or name another output"
             ) from error
-        with _first_rank_prepares():
-            if dist.get_rank() == 0:
-                _commit(path, {"progress": dataclasses.asdict(progress), "job": job, "data": data})
-                self._prune()
-        return path
+        every: list[dict[str, FileNote]] = [{}] * dist.get_world_size(group)
+        dist.all_gather_object(every, files, group=group)
+        size = first_rank(lambda: self._commit(name, every, known), group)
+        self.ended = time.perf_counter()
+        return name, size
 
-    def _prune(self) -> None:
-        whole = _committed(self.folder)
-        for old in whole[: -self.keep_last]:
-            (old / MANIFEST).unlink()  # first: a removal cut short leaves nothing that looks whole
-        for old in self.folder.glob("step-*"):
-            if old < whole[-1] and not (old / MANIFEST).exists():
-                shutil.rmtree(old)  # those, and what crashes have torn
+    def _discard(self, name: str) -> None:
+        """Removes what a failed attempt has written, as far as the store lets it; no rank writes there any more."""
+        with suppress(InputError):
+            self.store.remove(name)
 
-
-def load_training(commit: Commit, model: nn.Module, optimizer: CombinedOptimizer) -> None:
-    """Loads weights and optimizer state in place; every rank must call it.
-
-    Raises InputError where files changed since the commit, or the model or plan is not the one saved.
-    """
-    _verify(commit)
-    state = _state(model, optimizer)
-    _read(commit, state)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    # the fused Adam counts its steps outside its state
-    optimizer.set_optimizer_step(commit.progress.step)
-
-
-def load_model(commit: Commit, model: nn.Module) -> None:
-    """Loads the weights alone in place, under any sharding plan and number of ranks; every rank must call it."""
-    _verify(commit)
-    state = {"model": model.state_dict()}
-    _read(commit, state)
-    model.load_state_dict(state["model"])
-
-
-def _state(model: nn.Module, optimizer: CombinedOptimizer) -> dict[str, Any]:
-    return {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-
-
-def _read(commit: Commit, state: dict[str, Any]) -> None:
-    try:
-        with _quiet():
-            dcp.load(state, checkpoint_id=commit.path)
-    except CheckpointException as error:
-        raise InputError(
-            f"{commit.path}: does not fit this model, optimizer or sharding plan ({_reason(error)}); "
-            "go on with the configuration it was saved under, or name another output"
-        ) from error
-
-
-def _reason(error: CheckpointException) -> str:
-    """The first rank's own words, one line of them."""
-    first = next(iter(error.failures.values()), None)
-    cause = first[0] if isinstance(first, tuple) else first
-    return str(cause or error).split("\n", 1)[0]
-
-
-def _committed(folder: Path) -> list[Path]:
-    """Committed directories, oldest first."""
-    return sorted(path.parent for path in folder.glob(f"step-*/{MANIFEST}"))
-
-
-def _commit(path: Path, content: dict[str, Any]) -> None:
-    """Writes the manifest so that it appears whole or not at all, and survives a power cut once it has."""
-    content["files"] = {
-        file.name: {"bytes": file.stat().st_size, "sha256": _hash(file)} for file in sorted(path.iterdir())
-    }
-    draft = path / (MANIFEST + ".draft")
-    with draft.open("w") as out:
-        json.dump(content, out, indent=1)
-        out.flush()
-        os.fsync(out.fileno())
-    draft.rename(path / MANIFEST)
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _read_manifest(path: Path) -> Commit:
-    content = json.loads((path / MANIFEST).read_text())
-    return Commit(path, Progress(**content["progress"]), content["job"], content["data"])
-
-
-def _verify(commit: Commit) -> None:
-    """Rank 0 compares every file with the manifest; all ranks raise alike."""
-    with _first_rank_prepares():
-        if dist.get_rank() == 0:
-            files = json.loads((commit.path / MANIFEST).read_text())["files"]
-            for name, told in files.items():
-                file = commit.path / name
-                if not file.exists() or file.stat().st_size != told["bytes"] or _hash(file) != told["sha256"]:
-                    raise InputError(
-                        f"{file}: missing, cut short or changed since it was committed; restore it, or remove "
-                        f"{commit.path} to go on from the checkpoint before"
-                    )
-
-
-def _hash(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-@contextmanager
-def _first_rank_prepares() -> Iterator[None]:
-    """What rank 0 does inside is done before any rank goes on; its failure is every rank's."""
-    failure: list[str | None] = [None]
-    caught: Exception | None = None
-    try:
-        yield
-    except (InputError, OSError) as error:
-        caught, failure = error, [str(error)]
-    dist.broadcast_object_list(failure, src=0)
-    if caught is not None:
-        raise caught if isinstance(caught, InputError) else InputError(f"a checkpoint: {caught}") from caught
-    if failure[0] is not None:
-        raise InputError(f"rank 0 failed: {failure[0]}")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """DCP warns of deprecations inside itself on every call, TorchRec of every replicated table."""
-    logging.disable(logging.WARNING)
-    with warnings.catch_warnings(), ExitStack() as stack:
-        stack.callback(logging.disable, logging.NOTSET)
-        warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
-        warnings.filterwarnings("ignore", category=UserWarning, module="torch")
-        yield
+    def _commit(self, name: str, every: list[dict[str, FileNote]], known: set[str]) -> int:
+        """On rank 0: the job's small files, the manifest, and the removal of what is no longer kept."""
+        files = {file: told for each in every for file, told in each.items()}
+        for file, content in self.extras.items():
+            assert file not in files, file
+            files[file] = self.store.write(name, file, content)
+        others = sorted(set(self.store.commits()) - known)
+        if others:
+            raise InputError(
+                f"{self.store.address(others[-1])}: another run commits to this output; end one of the two, and name "
+                "another output for it"
+            )
+        self.store.commit(name, self.progress, self.job, self.data, files, time.time())
+        self.store.prune(self.keep_last, self.abandoned_seconds)
+        return sum(told.bytes for told in files.values())

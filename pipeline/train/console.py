@@ -1,6 +1,8 @@
 """What a person reads in the terminal: the progress line and the closing table."""
 
 from pipeline.metrics import BinaryMetrics, Metrics
+from pipeline.train.budget import left_out_words
+from pipeline.train.checkpoint import Saved
 from pipeline.train.loop import Report
 
 UNDEFINED = "undefined"
@@ -26,6 +28,15 @@ def progress_line(report: Report) -> str:
         f"step {progress.step:>6}  {progress.samples:>11,} of {report.total_rows:,} rows ({share:4.0%})  "
         f"{report.rows_per_second:>9,.0f} rows/s  {duration(report.seconds_left):>6} left  AUC {aucs}"
         + (f"  funnel broken: {broken}" if broken else "")
+        + (f"  quarantined: {left_out_words(*report.left_out)}" if any(report.left_out) else "")
+    )
+
+
+def checkpoint_line(saved: Saved) -> str:
+    """How long training stood still for a checkpoint, when it was committed, and its size."""
+    return (
+        f"checkpoint step {saved.step}: blocked {saved.blocked_seconds:.2f} s, "
+        f"written in {saved.written_seconds:.2f} s, {saved.bytes / 1e6:,.1f} MB"
     )
 
 

@@ -6,10 +6,12 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
+
+from pipeline.train.stop import Stop, Stopped
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,8 @@ class Ranks:
     rank: int
     world: int
     device: torch.device
+    stop: Stop = field(default_factory=Stop, compare=False)
+    """What it has been told about stopping."""
 
     @property
     def first(self) -> bool:
@@ -27,7 +31,7 @@ class Ranks:
 
 
 @contextmanager
-def process_group(timeout_seconds: int) -> Iterator[Ranks]:
+def process_group(timeout_seconds: int, stop: Stop | None = None) -> Iterator[Ranks]:
     """Joins the group torchrun describes in the environment; without torchrun, a group of one.
 
     Every collective fails after `timeout_seconds` rather than wait for a rank that is gone.
@@ -44,8 +48,12 @@ def process_group(timeout_seconds: int) -> Iterator[Ranks]:
         dist.init_process_group(backend, timeout=timeout)
     else:
         dist.init_process_group(backend, timeout=timeout, store=dist.HashStore(), rank=0, world_size=1)
-    yield Ranks(dist.get_rank(), dist.get_world_size(), device)
-    # on success alone: a failed rank must record why before its peers see its sockets close
+    try:
+        yield Ranks(dist.get_rank(), dist.get_world_size(), device, stop or Stop())
+    except Stopped:
+        dist.destroy_process_group()
+        raise
+    # not where a rank has failed: it must record why before its peers see its sockets close
     dist.destroy_process_group()
 
 

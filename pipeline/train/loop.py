@@ -1,8 +1,10 @@
 """The loop: batches in, progress lines and checkpoints out."""
 
 import dataclasses
+import sys
 import time
 from collections.abc import Callable, Generator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -12,14 +14,22 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from pipeline.batch import Batch
 from pipeline.data.files import Manifest
 from pipeline.data.loader import Loader
+from pipeline.data.quarantine import LOG, Piece
 from pipeline.data.source import epoch_source
 from pipeline.metrics import Metrics, MetricWindow
-from pipeline.train.checkpoint import Checkpoints, Progress
+from pipeline.train.budget import Budget
+from pipeline.train.checkpoint import Checkpoints, Commit, Progress, Saved
 from pipeline.train.dist import Ranks
 from pipeline.train.optim import Optimizers
+from pipeline.train.pieces import Pieces, State
+from pipeline.train.restore import load_training, load_window
 from pipeline.train.step import StepOutput, TrainStep
+from pipeline.train.stop import REGROUP, Stop, Stopped
 from schemas.errors import InputError
 from schemas.job import JobConfig
+
+STOP_EVERY = 8
+"""Batches of an evaluation between looks at whether to stop: a collective, and a wait for the device, each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +47,8 @@ class Report:
     """Share of each sparse feature's ids that were out of vocabulary."""
     broken: dict[str, int]
     """Rows of each child task whose label is 1 under a parent's 0."""
+    left_out: tuple[int, int] = (0, 0)
+    """Rows, and row groups, that the run has left out so far."""
 
     @property
     def seconds_left(self) -> float:
@@ -67,6 +79,10 @@ def training_batches(job: JobConfig, manifest: Manifest, ranks: Ranks, start: Pr
         done = 0
 
 
+def _nothing(*_: object) -> None:
+    """Nobody listens."""
+
+
 class Training:
     """One run of the loop over a sharded model."""
 
@@ -79,41 +95,112 @@ class Training:
         ranks: Ranks,
         checkpoints: Checkpoints,
         config: dict,
+        budget: Budget | None = None,
     ) -> None:
+        self.budget = budget or Budget(job, manifest)
         self.job, self.manifest, self.model, self.ranks = job, manifest, model, ranks
         self.optimizers, self.checkpoints, self.config = optimizers, checkpoints, config
         self.steps = total_steps(job, manifest.rows)
         self.rows = total_rows(job, manifest.rows)
+        self._window = _Window(self)
+        self._saved_step = 0
+        self.extras: dict[str, bytes] = {}
+        """Small files of rank 0's that every checkpoint takes along, read again by `Commit.read`."""
 
-    def run(self, start: Progress, tell: Callable[[Report], None]) -> Progress:
-        """Trains from `start` to the end; `tell` gets a report a window, on rank 0. Returns where it ended."""
-        train = self.job.train
-        progress, window = start, _Window(self, start)
+    def load(self, commit: Commit) -> list[str]:
+        """Restores the state to go on from; the lines of `load_training`. Every rank must call it."""
+        lines = load_training(commit, self.model, self.optimizers.all)
+        self._window.restore(load_window(commit))
+        self._saved_step = commit.progress.step
+        if LOG in commit.files:
+            self.budget.restore(commit.read(LOG))
+        return lines
+
+    def run(
+        self, start: Progress, tell: Callable[[Report], None], tell_saved: Callable[[Saved, Progress], None] = _nothing
+    ) -> Progress:
+        """Trains from `start` to the end; `tell` gets a report a window, on rank 0. Returns where it ended.
+
+        `tell_saved` gets each committed checkpoint, and where the run stood when it learnt of it, on every rank.
+        Raises Stopped on every rank, after a commit, once any of them was told to stop.
+        """
+        train, stop = self.job.train, self.ranks.stop
+        stop.defer()
+        progress, window, why = start, self._window, None
+        window.begin(start)
         self.model.train()
-        batches = training_batches(self.job, self.manifest, self.ranks, start)
-        step = TrainStep(self.model, self.optimizers, self.job, self.ranks, self.steps)
+        batches = stop.waited(training_batches(self.job, self.manifest, self.ranks, start))
+        step = TrainStep(self.model, self.optimizers, self.job, self.ranks, self.steps, self.budget)
         try:
-            while progress.step < self.steps:
-                output = step(batches, progress.step)
-                progress = self._after(progress, output)
-                window.add(output)
-                if progress.step % train.log_every == 0 or progress.step == self.steps:
-                    report = window.close(progress)
-                    if report is not None:
-                        tell(report)
-                if progress.step % train.checkpoint_every == 0 or progress.step == self.steps:
-                    window.leave_out(self.save(progress))
+            with self._saves_end():
+                while progress.step < self.steps:
+                    output = step(batches, progress.step)
+                    progress = self._after(progress, output)
+                    window.add(output)
+                    if progress.step % train.log_every == 0 or progress.step == self.steps:
+                        report = window.close(progress)
+                        if report is not None:
+                            tell(report)
+                    why = output.stop
+                    if why or progress.step % train.checkpoint_every == 0 or progress.step == self.steps:
+                        window.leave_out(self.save(progress))
+                    if progress.step % train.log_every == 0:
+                        self._settle()
+                    for saved in self.checkpoints.told():
+                        tell_saved(saved, progress)
+                    if why:
+                        break
+            for saved in self.checkpoints.told():
+                tell_saved(saved, progress)
+            if why:
+                raise Stopped(why, _farewell(why, f"at step {progress.step}, committed"))
         finally:
             batches.close()
             step.detach()
         return progress
 
     def save(self, progress: Progress) -> float:
-        """Commits a checkpoint of where the run stands; returns the seconds it took."""
+        """Commits a checkpoint of where the run stands, unless one is; returns the seconds that training stood still.
+
+        Under `train.async_checkpoint` it is committed once `checkpoints.wait` has returned, which `run` sees to.
+        """
+        if progress.step == self._saved_step:
+            return 0.0
         began = time.perf_counter()
         self._refuse_nan()
-        self.checkpoints.save(self.model, self.optimizers.all, progress, self.config, self.manifest.fingerprint)
+        self.budget.write()  # before: no commit without its log
+        self.checkpoints.save(
+            self.model,
+            self.optimizers.all,
+            progress,
+            self.config,
+            self.manifest.fingerprint,
+            self.extras | ({LOG: self.budget.content()} if self.budget.active else {}),
+            self._window.state(self.ranks.rank),
+        )
+        self._saved_step = progress.step
         return time.perf_counter() - began
+
+    def _settle(self) -> None:
+        """Ends a save in the background that all ranks have done: its failure should not wait for the next save."""
+        if self.job.train.async_checkpoint:
+            ready = torch.tensor(int(self.checkpoints.ready()), device=self.ranks.device)
+            dist.all_reduce(ready, dist.ReduceOp.MIN)
+            if ready:
+                self.checkpoints.wait()
+
+    @contextmanager
+    def _saves_end(self) -> Generator[None, None, None]:
+        """No save outlives the loop: not its end, and not its failure either, which is raised before the save's."""
+        try:
+            yield
+        except BaseException:
+            try:
+                self.checkpoints.wait()
+            except Exception as error:
+                print(f"the save in the background failed as well: {error}", file=sys.stderr, flush=True)
+            raise
+        self.checkpoints.wait()
 
     def _refuse_nan(self) -> None:
         """A step with a finite loss may still have trained NaN; such weights are never committed."""
@@ -138,21 +225,55 @@ class Training:
         return Progress(before.step + 1, epoch, done, before.samples + trained)
 
 
-class _Window:
-    """What is gathered between two progress lines."""
+def _farewell(why: str, where: str) -> str:
+    if why == REGROUP:
+        return f"nodes join or leave {where}; starting again"
+    return f"stopped by {why} {where}; the same command goes on from there"
 
-    def __init__(self, training: Training, start: Progress) -> None:
+
+class _Window:
+    """What is gathered between two progress lines; it is part of a checkpoint, so a line covers the same rows."""
+
+    def __init__(self, training: Training) -> None:
         self._training = training
         self._features = [f.name for f in training.job.embedded]
         self._tasks = [t.name for t in training.job.tasks]
         self._metrics = MetricWindow(self._tasks, training.job.parents, training.ranks.device)
-        self._open(start)
-
-    def _open(self, progress: Progress) -> None:
-        self._metrics.reset()
         self._outputs: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._counts: list[torch.Tensor] = []
+
+    def begin(self, progress: Progress) -> None:
+        """From here on time is training's: a rate counts no row that an attempt before this one trained."""
         self._since, self._samples = time.perf_counter(), progress.samples
+
+    def state(self, rank: int) -> State:
+        """What is gathered so far, for a checkpoint; nothing between windows."""
+        if not self._outputs:
+            return {}
+        logits_NT, flags_NF = self._metrics.rows()
+        sums_S2T = torch.stack([torch.stack(pair) for pair in self._outputs])
+        return {
+            f"{rank}/logits": Pieces.whole(logits_NT),
+            f"{rank}/flags": Pieces.whole(flags_NF),
+            f"{rank}/counts": Pieces.whole(torch.stack(self._counts).sum(0)),
+            "all/sums": Pieces.whole(sums_S2T),  # of all ranks already; step by step, so that they add up alike
+        }
+
+    def restore(self, saved: dict[str, torch.Tensor]) -> None:
+        """Takes up what `state` gave, on this rank those of the saved ranks that fell to it."""
+        device = self._training.ranks.device
+        saved = {name: value.to(device) for name, value in saved.items()}
+        for name in saved:
+            if name.endswith("/logits"):
+                self._metrics.restore(saved[name], saved[name.removesuffix("logits") + "flags"])
+            elif name.endswith("/counts"):
+                self._counts.append(saved[name])
+        if "all/sums" in saved:
+            # a rank more than there were saved has no rows, and takes part in the counting all the same
+            self._counts.append(
+                torch.zeros(2 * len(self._features) + len(self._tasks), dtype=torch.int64, device=device)
+            )
+            self._outputs = [(loss_T, rows_T) for loss_T, rows_T in saved["all/sums"]]
 
     def add(self, output: StepOutput) -> None:
         batch = output.batch
@@ -184,8 +305,11 @@ class _Window:
                 dense_lr=self._training.optimizers.dense_lr,
                 unknown={f: u / max(n, 1) for f, u, n in zip(self._features, unknown_K, all_K, strict=True)},
                 broken={t: n for t, n in zip(self._tasks, broken_T, strict=True) if n},
+                left_out=self._training.budget.training.totals,
             )
-        self._open(progress)
+        self._metrics.reset()
+        self._outputs, self._counts = [], []
+        self.begin(progress)
         return report
 
 
@@ -196,17 +320,41 @@ def evaluate(
     model: DistributedModelParallel,
     ranks: Ranks,
     tell: Callable[[int, float], None],
+    budget: Budget | None = None,
 ) -> Metrics | None:
-    """Exact metrics of every row of the manifest: on rank 0, None elsewhere. `tell` gets rows done and rows/s."""
+    """Exact metrics of every good row of the manifest: on rank 0, None elsewhere. `tell` gets rows done and rows/s.
+
+    Raises on every rank Stopped, once any of them was told to stop, and InputError over the budget of bad data.
+    """
+    ranks.stop.defer()
+    budget = budget or Budget(job, manifest, manifest)
+    left_out: list[Piece] = []
     window = MetricWindow([t.name for t in job.tasks], job.parents, ranks.device)
     model.eval()
     source = epoch_source(job, manifest, epoch=0, shuffle=False)
     began = told = time.perf_counter()
     with Loader(job, source, ranks.rank, ranks.world) as loader:
-        for batch in loader:
+        for number, batch in enumerate(ranks.stop.waited(iter(loader))):
+            if number % STOP_EVERY == 0:
+                _look_round(ranks, budget, left_out)
+                left_out = []
+            left_out += batch.left_out
             batch = batch.to(ranks.device)
             window.update(model(batch), batch.labels_BT, batch.space_BT)
             if ranks.first and time.perf_counter() - told > 10:
                 told = time.perf_counter()
                 tell(batch.end_row, batch.end_row / (told - began))
+    _look_round(ranks, budget, left_out)
     return window.compute()
+
+
+def _look_round(ranks: Ranks, budget: Budget, left_out: list[Piece]) -> None:
+    """Raises on all ranks alike where one was told to stop, or a day is over its budget; every rank must call it."""
+    news = budget.news(budget.evaluation, left_out)
+    counts = torch.tensor([*ranks.stop.signals(), float(len(news))], device=ranks.device)
+    dist.all_reduce(counts)
+    *stops, told = counts.tolist()
+    if told:
+        budget.agree(budget.evaluation, news)
+    if why := Stop.agreed(stops):
+        raise Stopped(why, _farewell(why, "while evaluating"))

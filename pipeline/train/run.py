@@ -1,69 +1,95 @@
 """One job from start to end on one rank: build, resume, train, evaluate, tell."""
 
-from pathlib import Path
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
-from pipeline.data.files import Manifest
+from pipeline.data.freeze import STORED, Planned, drift_notes, late_files, late_note
+from pipeline.data.manifest import Manifest
+from pipeline.data.vocabulary_lookup import fingerprints
 from pipeline.embedding.sharding import shard
+from pipeline.metrics import Metrics
 from pipeline.model import RankingModel
 from pipeline.tracking import Tracking
-from pipeline.train.agreement import check_agreement, sole_writer
-from pipeline.train.checkpoint import Checkpoints, Commit, Progress, load_training
-from pipeline.train.console import evaluation_line, metrics_table, progress_line
+from pipeline.train.agreement import check_agreement, first_rank, sole_writer
+from pipeline.train.budget import Budget, left_out_words
+from pipeline.train.checkpoint import Checkpoints, Commit, Progress, Saved
+from pipeline.train.console import checkpoint_line, evaluation_line, metrics_table, progress_line
 from pipeline.train.dist import Ranks
 from pipeline.train.loop import Report, Training, evaluate
+from pipeline.train.migrate import load_parent, opening_lines
+from pipeline.train.migrate_structure import VOCABULARIES
 from pipeline.train.optim import Optimizers
+from pipeline.train.table_state import set_replica_steps
+from pipeline.train.warm_start import LINEAGE, Lineage, Parent, find_parent, lineage_of
 from schemas.errors import InputError
 from schemas.job import JobConfig
 
 START = Progress(step=0, epoch=0, rows_done=0, samples=0)
 MAY_CHANGE = ("output", "tracking", "name")
 """Settings a resumed job may change: they do not touch the numbers."""
-MAY_CHANGE_IN_TRAIN = ("log_every", "checkpoint_every", "keep_last", "resume", "timeout_seconds")
+MAY_CHANGE_IN_TRAIN = (
+    "log_every",
+    "checkpoint_every",
+    "keep_last",
+    "resume",
+    "timeout_seconds",
+    "stop_seconds",
+    "async_checkpoint",
+)
 
 
 def run_job(
-    job: JobConfig, training: Manifest, evaluation: Manifest | None, ranks: Ranks, attainable: dict[str, float]
+    job: JobConfig, planned: Planned, evaluation: Manifest | None, ranks: Ranks, attainable: dict[str, float]
 ) -> None:
     """Trains from the newest checkpoint or from nothing, then evaluates; rank 0 prints and tracks."""
-    config = job.model_dump(mode="json", by_alias=True)
-    with sole_writer(Path(job.output)):
-        _run_job(job, config, training, evaluation, ranks, attainable)
+    config = job.model_dump(mode="json", by_alias=True) | {VOCABULARIES: fingerprints(job)}
+    with sole_writer(job.output):
+        _run_job(job, config, planned, evaluation, ranks, attainable)
 
 
 def _run_job(
     job: JobConfig,
     config: dict[str, Any],
-    training: Manifest,
+    planned: Planned,
     evaluation: Manifest | None,
     ranks: Ranks,
     attainable: dict[str, float],
 ) -> None:
-    checkpoints = Checkpoints(Path(job.output) / "checkpoints", job.train.keep_last)
+    training, train = planned.manifest, job.train
+    checkpoints = Checkpoints(
+        f"{job.output}/checkpoints", train.keep_last, train.timeout_seconds, train.async_checkpoint
+    )
     commit = checkpoints.newest()
     check_agreement(
         {
-            "configuration": {key: value for key, value in config.items() if key not in MAY_CHANGE},
+            "configuration": {key: value for key, value in config.items() if key not in (*MAY_CHANGE, VOCABULARIES)},
             "list of training files": training.fingerprint,
             "list of evaluation files": evaluation and evaluation.fingerprint,
-            "newest checkpoint": commit and commit.progress,
+            "newest checkpoint": commit and (commit.name, commit.progress),
+            "list of vocabulary values": config[VOCABULARIES],
         }
     )
     if commit is not None:
         same_job(commit, config, training, job.train.resume)
+    parent = None
+    if commit is None and job.warm_start is not None:
+        parent = first_rank(lambda: find_parent(job, config[VOCABULARIES]))
 
     model = RankingModel(job)
     sharded = shard(model, job, ranks.device)
     if job.train.compile:
         model.dense.compile(dynamic=True)
     optimizers = Optimizers(sharded, job)
-    loop = Training(job, training, sharded, optimizers, ranks, checkpoints, config)
-    start = START
-    if commit is not None:
-        load_training(commit, sharded, optimizers.all)
-        start = commit.progress
+    budget = Budget(job, training, evaluation)
+    loop = Training(job, training, sharded, optimizers, ranks, checkpoints, config, budget)
+    loop.extras[STORED] = training.to_bytes()
+    start = START if commit is None else commit.progress
+    begun = _begin(job, loop, parent) if commit is None else _go_on(loop, commit)
+    for log in (budget.training, budget.evaluation):
+        log.check_budget(budget.path)  # what planning left out, or a budget that was lowered
 
-    tracking = Tracking(job, "train", config | {"world_size": ranks.world}) if ranks.first else None
+    tracking = Tracking(job, "train", config | {"world_size": ranks.world} | begun.tracked) if ranks.first else None
 
     def say(text: str) -> None:
         if ranks.first:
@@ -71,21 +97,73 @@ def _run_job(
 
     failed = True
     try:
-        say(_opening(job, loop, evaluation, ranks, start))
-        end = loop.run(start, lambda report: _tell(report, tracking)) if start.step < loop.steps else start
+        lines = [_opening(job, loop, evaluation, ranks, start), *begun.lines, *planned.notes()]
+        lines += drift_notes(evaluation) if evaluation else []
+        say("\n".join(lines + _quarantined(budget)))
+        end = start
+        if start.step < loop.steps:
+            end = loop.run(
+                start,
+                lambda report: _tell(report, tracking),
+                lambda saved, progress: _tell_saved(saved, progress, say, tracking),
+            )
         if evaluation is not None:
             say(f"evaluating on {evaluation.rows:,} rows")
             metrics = evaluate(
-                job, evaluation, sharded, ranks, lambda rows, speed: say(evaluation_line(rows, evaluation.rows, speed))
+                job,
+                evaluation,
+                sharded,
+                ranks,
+                lambda rows, speed: say(evaluation_line(rows, evaluation.rows, speed)),
+                budget,
             )
+            budget.write()
             if metrics is not None and tracking is not None:
                 tracking.metrics("eval", end.samples, metrics, {})
                 say("\n" + metrics_table(metrics, attainable) + "\n")
+        if ranks.first:
+            _tell_late(job, planned, end, tracking)
         failed = False
     finally:
         if tracking is not None:
             tracking.finish(failed)
-    say(_closing(checkpoints, tracking))
+    say("\n".join([_closing(checkpoints, tracking), *_quarantined(budget)]))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Begun:
+    """How the run came by its weights."""
+
+    lines: list[str]
+    """For the terminal."""
+    tracked: dict[str, Any]
+    """For wandb's config."""
+
+
+def _begin(job: JobConfig, loop: Training, parent: Parent | None) -> _Begun:
+    """From the parent, or from the seed without one."""
+    if parent is None or job.warm_start is None:
+        return _Begun([], {})
+    migration = load_parent(parent, job, loop.model, loop.optimizers.all)
+    migrated = {"changes": {d.name: d.what for d in parent.differences}, **migration.summary()}
+    lines = opening_lines(parent, migration, job.warm_start.optimizer)
+    return _Begun(lines, _keep(loop, parent.lineage) | {"migration": migrated})
+
+
+def _go_on(loop: Training, commit: Commit) -> _Begun:
+    """From the run's own commit; what it once began from is kept."""
+    lines = loop.load(commit)
+    lineage = first_rank(lambda: lineage_of(commit))
+    if lineage is None:
+        return _Begun(lines, {})
+    set_replica_steps(loop.optimizers.all, lineage.optimizer_steps + commit.progress.step)
+    return _Begun(lines, _keep(loop, lineage))
+
+
+def _keep(loop: Training, lineage: Lineage) -> dict[str, Any]:
+    """Every commit of the run will hold it; returns it for wandb's config."""
+    loop.extras[LINEAGE] = lineage.encoded()
+    return {"lineage": dataclasses.asdict(lineage)}
 
 
 def same_job(commit: Commit, config: dict[str, Any], training: Manifest, resume: bool) -> None:
@@ -100,6 +178,14 @@ def same_job(commit: Commit, config: dict[str, Any], training: Manifest, resume:
             f"{commit.path}: saved under another configuration; {', '.join(changed)} changed. "
             "Set them back to go on, or name another output to start anew"
         )
+    told, found = (c.get(VOCABULARIES, {}) for c in (commit.job, config))
+    for feature in config["features"]:
+        if told.get(feature["name"]) != found.get(feature["name"]):
+            raise InputError(
+                f"{commit.path}: '{feature['vocabulary']}', the vocabulary of feature '{feature['name']}', holds other "
+                "values than when the run began, so the table's rows would change their meaning; restore the file to "
+                "go on, or name another output to start anew"
+            )
     if commit.data != training.fingerprint:
         raise InputError(
             f"{commit.path}: the files of the training days changed since the run began; "
@@ -109,10 +195,17 @@ def same_job(commit: Commit, config: dict[str, Any], training: Manifest, resume:
 
 def _numeric(config: dict[str, Any]) -> dict[str, Any]:
     """The settings that decide the numbers."""
-    out = {key: value for key, value in config.items() if key not in MAY_CHANGE}
+    out = {key: value for key, value in config.items() if key not in (*MAY_CHANGE, VOCABULARIES)}
+    # where a vocabulary lies does not matter either: what it holds is compared
+    out["features"] = [{**feature, "vocabulary": bool(feature.get("vocabulary"))} for feature in config["features"]]
     out["train"] = {key: value for key, value in config["train"].items() if key not in MAY_CHANGE_IN_TRAIN}
+    # a plan lays tables, it trains them alike; row-wise Adagrad under column_wise is told of where it is converted
+    out["tables"] = {
+        name: {k: v for k, v in table.items() if k != "sharding"} for name, table in config["tables"].items()
+    }
     # where the log lies and how far to read ahead do not matter: its fingerprint is compared
-    out["data"] = {k: v for k, v in config["data"].items() if k not in ("path", "prefetch_batches", "eval")}
+    # what ends a run and what it leaves out instead: until then, the rows are the same
+    out["data"] = {k: v for k, v in config["data"].items() if k not in ("path", "prefetch_batches", "eval", "bad")}
     return out
 
 
@@ -124,14 +217,36 @@ def _changes(old: Any, new: Any, path: str = "") -> list[str]:
     return [] if old == new else [path]
 
 
+def _tell_late(job: JobConfig, planned: Planned, end: Progress, tracking: Tracking | None) -> None:
+    """Lists the training days once more: what came meanwhile is not lost, but a later run's."""
+    late = late_files(job, planned.manifest)
+    if late is None:
+        print("note: the training days cannot be listed any more; whether files came late is not known", flush=True)
+        return
+    if late and late != planned.late:
+        print(late_note(late), flush=True)
+    if tracking is not None:
+        drifted = planned.manifest.origin.get("drifted", 0)
+        values = {"data/late_files": float(len(late)), "data/drifted_files": float(drifted)}
+        tracking.metrics("data", end.samples, Metrics({}, {}), values)
+
+
 def _tell(report: Report, tracking: Tracking | None) -> None:
     print(progress_line(report), flush=True)
     if tracking is not None:
         more = {f"train/{task}/loss": loss for task, loss in report.losses.items()}
         more |= {f"data/unknown/{feature}": share for feature, share in report.unknown.items()}
         more |= {f"data/funnel_broken/{task}": float(rows) for task, rows in report.broken.items()}
+        rows, groups = report.left_out
+        more |= {"data/quarantined_rows": float(rows), "data/quarantined_row_groups": float(groups)}
         more |= {"train/rows_per_second": report.rows_per_second, "train/dense_lr": report.dense_lr}
         tracking.metrics("train", report.progress.samples, report.metrics, more)
+
+
+def _tell_saved(saved: Saved, progress: Progress, say: Callable[[str], None], tracking: Tracking | None) -> None:
+    say(checkpoint_line(saved))
+    if tracking is not None:
+        tracking.values(progress.samples, {"train/checkpoint_blocked_seconds": saved.blocked_seconds})
 
 
 def _opening(job: JobConfig, loop: Training, evaluation: Manifest | None, ranks: Ranks, start: Progress) -> str:
@@ -146,6 +261,16 @@ def _opening(job: JobConfig, loop: Training, evaluation: Manifest | None, ranks:
     if 0 < start.step < loop.steps:
         lines.append(f"going on from step {start.step}, {start.samples:,} rows done")
     return "\n".join(lines)
+
+
+def _quarantined(budget: Budget) -> list[str]:
+    """What was left out so far, and where that is written."""
+    if not budget.active:
+        return []
+    told = [(log.split, left_out_words(*log.totals)) for log in (budget.training, budget.evaluation)]
+    return [
+        f"quarantine  {', '.join(f'{split}: {words}' for split, words in told if words) or 'empty'} ({budget.path})"
+    ]
 
 
 def _closing(checkpoints: Checkpoints, tracking: Tracking | None) -> str:

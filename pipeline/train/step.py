@@ -10,6 +10,7 @@ from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from pipeline.batch import Batch
 from pipeline.loss import LossSums, conditional_loss, task_weights
+from pipeline.train.budget import Budget
 from pipeline.train.dist import Ranks
 from pipeline.train.optim import Optimizers
 from schemas.job import JobConfig
@@ -22,14 +23,23 @@ class StepOutput:
     logits_BT: Tensor
     batch: Batch
     sums: LossSums
+    stop: str | None
+    """Why all ranks stop after this step, None to go on: `Stop.agreed`."""
 
 
 class TrainStep:
     """Trains on one batch after another; input exchange of the next overlaps the present one."""
 
     def __init__(
-        self, model: DistributedModelParallel, optimizers: Optimizers, job: JobConfig, ranks: Ranks, steps: int
+        self,
+        model: DistributedModelParallel,
+        optimizers: Optimizers,
+        job: JobConfig,
+        ranks: Ranks,
+        steps: int,
+        budget: Budget | None = None,
     ) -> None:
+        self._budget = budget
         self._model, self._optimizers, self._job, self._ranks, self._steps = model, optimizers, job, ranks, steps
         self._step = 0
         self._pipeline = TrainPipelineSparseDist(
@@ -52,5 +62,17 @@ class TrainStep:
         assert batch is not None
         logits_BT = self._model(batch)
         weights = task_weights(self._job.tasks, self._step, batch.epoch)
-        loss, sums = conditional_loss(logits_BT, batch.labels_BT, batch.space_BT, weights)
-        return loss, StepOutput(logits_BT.detach(), batch, sums)
+        stop, budget = self._ranks.stop, self._budget
+        news = budget.news(budget.training, batch.left_out) if budget else []
+        loss, sums = conditional_loss(
+            logits_BT,
+            batch.labels_BT,
+            batch.space_BT,
+            weights,
+            [task.name for task in self._job.tasks],
+            [*stop.signals(), float(len(news))],
+        )
+        *stops, told = sums.signals
+        if budget and told:
+            budget.agree(budget.training, news)  # before backward: over budget nothing is trained
+        return loss, StepOutput(logits_BT.detach(), batch, sums, stop.agreed(stops))

@@ -66,7 +66,7 @@ def last(output: Path) -> Path:
     commit = Checkpoints(output / "checkpoints", 1).newest()
     assert commit is not None
     assert commit.progress.step == STEPS
-    return commit.path
+    return Path(commit.path)
 
 
 def test_it_says_how_it_goes_and_where_things_lie(finished: Finished) -> None:
@@ -85,7 +85,9 @@ def test_it_says_how_it_goes_and_where_things_lie(finished: Finished) -> None:
 
 def test_checkpoints_are_whole_and_the_oldest_go(finished: Finished) -> None:
     folders = sorted(p.name for p in (finished.output / "checkpoints").iterdir() if p.is_dir())
-    assert folders == [f"step-{n:08d}" for n in (EVERY, 2 * EVERY, STEPS)]
+    assert [name[: -len("-00000000")] for name in folders] == [f"step-{n:08d}" for n in (EVERY, 2 * EVERY, STEPS)]
+    for step in (EVERY, 2 * EVERY, STEPS):
+        assert f"\ncheckpoint step {step}: blocked " in finished.printed
     manifest = json.loads((last(finished.output) / "manifest.json").read_text())
     assert manifest["progress"] == {"step": STEPS, "epoch": 1, "rows_done": 0, "samples": STEPS * BATCH - 10}
     on_disk = {p.name: p.stat().st_size for p in last(finished.output).iterdir() if p.name != "manifest.json"}
@@ -117,7 +119,7 @@ def test_kill_9_and_the_same_command_ends_with_the_same_weights(finished: Finish
     assert commit is not None
     assert EVERY <= commit.progress.step < STEPS
     # what a kill inside a save leaves behind: a directory without a manifest is never read
-    torn = output / "checkpoints" / f"step-{STEPS:08d}"
+    torn = output / "checkpoints" / f"step-{STEPS:08d}-0000000a"
     torn.mkdir()
     (torn / "__0_0.distcp").write_bytes(b"half")
     printed = run(finished.config, *overrides)
@@ -208,6 +210,7 @@ def test_the_wandb_record_holds_every_task(finished: Finished) -> None:
         assert f"train/{task}/loss" in keys
     for task in ("cart", "fav", "order"):
         assert f"eval/{task}/joint_auc" in keys
+    assert "train/checkpoint_blocked_seconds" in keys
     samples = [row["samples"] for row in history]
     assert samples == sorted(samples)
     assert samples[-1] == STEPS * BATCH - 10

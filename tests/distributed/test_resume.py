@@ -1,16 +1,23 @@
 """A run cut off anywhere goes on as if nothing had happened: bitwise on as many ranks, to 1e-5 on any other number."""
 
+import copy
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 import pipeline.train.step
+from pipeline.data.files import plan
+from pipeline.metrics import flatten
+from pipeline.train.checkpoint import Checkpoints
+from pipeline.train.loop import Report, Training
+from pipeline.train.run import START
 from schemas.tasks import TaskSpec
 from tests.distributed.ranks import run_ranks
-from tests.distributed.training import train_part, whole
+from tests.distributed.training import RankState, build, train_part, whole
 from tests.logs import DAYS, set_key, small_config, write_log
 
 ROWS, BATCH, EPOCHS = 200, 32, 3  # 7 steps an epoch, the last of 8 rows
@@ -41,8 +48,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
-    return whole(run_ranks(2, train_part, 2, config, str(tmp_path_factory.mktemp("whole")), NEVER))
+def uninterrupted(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> list[RankState]:
+    return run_ranks(2, train_part, 2, config, str(tmp_path_factory.mktemp("whole")), NEVER)
 
 
 @pytest.mark.parametrize(
@@ -51,17 +58,93 @@ def uninterrupted(config: dict[str, Any], tmp_path_factory: pytest.TempPathFacto
     ids=["in epoch 1", "at an epoch's end", "in epoch 2", "at the next end", "on one rank", "on three ranks"],
 )
 def test_a_run_cut_off_goes_on(
-    config: dict[str, Any], uninterrupted: dict[str, Tensor], tmp_path: Path, stop: int, world: int
+    config: dict[str, Any], uninterrupted: list[RankState], tmp_path: Path, stop: int, world: int
 ) -> None:
+    """Weights, optimizer state, and every progress line from there on: a window that was open at the cut is whole."""
     run_ranks(2, train_part, 2, config, str(tmp_path), stop)
-    ended = whole(run_ranks(world, train_part, world, config, str(tmp_path), NEVER))
-    assert sorted(ended) == sorted(uninterrupted)
-    assert (tmp_path / f"step-{STEPS:08d}" / "manifest.json").exists()
-    for name, value in uninterrupted.items():
+    states = run_ranks(world, train_part, world, config, str(tmp_path), NEVER)
+    ended, expected = whole(states), whole(uninterrupted)
+    assert sorted(ended) == sorted(expected)
+    commit = Checkpoints(tmp_path, 1).newest()
+    assert commit is not None
+    assert commit.progress.step == STEPS
+    for name, value in expected.items():
         if world == 2:
             assert torch.equal(ended[name], value), name
         else:
             torch.testing.assert_close(ended[name], value, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    told = [report for report in uninterrupted[0].reports if report.progress.step > stop]
+    assert len(told) == len(states[0].reports) > 0
+    for one, other in zip(states[0].reports, told, strict=True):
+        assert_same_report(one, other, bitwise=world == 2)
+
+
+def assert_same_report(one: Report, other: Report, bitwise: bool) -> None:
+    """All but the speed."""
+    assert (one.progress, one.unknown, one.broken, one.dense_lr) == (
+        other.progress,
+        other.unknown,
+        other.broken,
+        other.dense_lr,
+    )
+    metrics, expected = flatten(one.metrics), flatten(other.metrics)
+    assert sorted(metrics) == sorted(expected)
+    if bitwise:
+        assert metrics == expected
+        assert one.losses == other.losses
+    for key, value in expected.items():
+        np.testing.assert_allclose(metrics[key], value, rtol=1e-4, atol=1e-4, err_msg=key)
+    np.testing.assert_allclose(list(one.losses.values()), list(other.losses.values()), rtol=1e-4)
+
+
+def restored_window(rank: int, world: int, config: dict[str, Any], folder: str) -> list[Report]:
+    """The line that a window open at the cut would give, without another step."""
+    job, model, optimizers, ranks = build(config, rank, world)
+    training = Training(job, plan(job, job.data.train), model, optimizers, ranks, Checkpoints(folder, 1), config)
+    commit = training.checkpoints.newest()
+    assert commit is not None
+    training.load(commit)
+    training._window.begin(START)
+    report = training._window.close(commit.progress)
+    return [] if report is None else [report]
+
+
+def test_an_open_window_is_the_same_rows_on_any_number_of_ranks(config: dict[str, Any], tmp_path: Path) -> None:
+    set_key(config := copy.deepcopy(config), "train.log_every", 1000)
+    set_key(config, "data.lanes", 6)
+    run_ranks(2, train_part, 2, config, str(tmp_path), 5)
+    told = [run_ranks(world, restored_window, world, config, str(tmp_path))[0] for world in (1, 2, 3)]
+    for (report,) in told:
+        assert report.metrics.own["click"].rows == 5 * BATCH
+        assert_same_report(report, told[0][0], bitwise=False)
+        for task, values in report.metrics.own.items():
+            assert values.auc == told[0][0].metrics.own[task].auc, "exact: it counts rows"
+
+
+def stirred(rank: int, world: int, config: dict[str, Any], folder: str, stop: int, seed: int) -> RankState:
+    """Trains after the global generators were left anywhere."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    return train_part(rank, world, config, folder, stop)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("background", [False, True], ids=["sync", "async"])
+def test_nothing_random_is_outside_seed_step_and_rank(
+    config: dict[str, Any], tmp_path: Path, world: int, background: bool
+) -> None:
+    """With dropout, cut and gone on, from other states of all global generators: bit for bit the same."""
+    config = copy.deepcopy(config)
+    set_key(config, "model.dropout", 0.3)
+    set_key(config, "train.max_steps", 9)
+    set_key(config, "train.async_checkpoint", background)
+    expected = whole(run_ranks(world, stirred, world, config, str(tmp_path / "a"), NEVER, 1))
+    run_ranks(world, stirred, world, config, str(tmp_path / "b"), 4, 2)
+    ended = whole(run_ranks(world, stirred, world, config, str(tmp_path / "b"), NEVER, 3))
+    assert sorted(ended) == sorted(expected)
+    for name, value in expected.items():
+        assert torch.equal(ended[name], value), name
 
 
 def units_of_decay(rank: int, config: dict[str, Any], folder: str, stop: int) -> list[tuple[int, int]]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,10 +14,11 @@ from pipeline.data.source import epoch_source
 from pipeline.embedding.sharding import shard
 from pipeline.metrics import Metrics
 from pipeline.model import RankingModel
-from pipeline.train.checkpoint import Checkpoints, load_model, load_training
+from pipeline.train.checkpoint import Checkpoints
 from pipeline.train.dist import Ranks, quiet_libraries
-from pipeline.train.loop import Training, evaluate, total_steps, training_batches
+from pipeline.train.loop import Report, Training, evaluate, total_steps, training_batches
 from pipeline.train.optim import Optimizers
+from pipeline.train.restore import load_model
 from pipeline.train.run import START
 from pipeline.train.step import TrainStep
 from schemas.load import parse_job
@@ -43,6 +43,8 @@ class RankState:
     """Each step's rows of this rank."""
     shards: dict[str, list[Shard]]
     """Model and optimizer state by name."""
+    reports: list[Report] = dataclasses.field(default_factory=list)
+    """On rank 0, what each progress line told."""
 
 
 def build(config: dict[str, Any], rank: int, world: int) -> tuple[Any, Any, Optimizers, Ranks]:
@@ -79,29 +81,31 @@ class Stopped(Exception):  # noqa: N818 - an event of the test, not an error
 class CutOff(Checkpoints):
     """Checkpoints that end the run at a step, on all ranks."""
 
-    def __init__(self, folder: Path, stop: int) -> None:
-        super().__init__(folder, keep_last=1)
+    def __init__(self, folder: str, stop: int, background: bool) -> None:
+        super().__init__(folder, 1, 60, background)
         self._stop = stop
 
-    def save(self, model: Any, optimizer: Any, progress: Any, job: Any, data: str) -> Path:
-        path = super().save(model, optimizer, progress, job, data)
+    def save(self, model: Any, optimizer: Any, progress: Any, *rest: Any) -> None:
+        super().save(model, optimizer, progress, *rest)
         if progress.step == self._stop:
+            self.wait()
             raise Stopped
-        return path
 
 
 def train_part(rank: int, world: int, config: dict[str, Any], folder: str, stop: int) -> RankState:
     """Goes on from the folder's newest checkpoint, or starts, through the real loop; cut off after step `stop`."""
     job, model, optimizers, ranks = build(config, rank, world)
-    checkpoints = CutOff(Path(folder), stop)
+    checkpoints = CutOff(folder, stop, job.train.async_checkpoint)
     training = Training(job, plan(job, job.data.train), model, optimizers, ranks, checkpoints, config)
     commit, start = checkpoints.newest(), START
     if commit is not None:
-        load_training(commit, model, optimizers.all)
+        training.load(commit)
         start = commit.progress
+    reports: list[Report] = []
     with contextlib.suppress(Stopped):
-        training.run(start, lambda report: None)
-    return RankState([], [], _shards({"model": model.state_dict(), "optimizer": optimizers.all.state_dict()}))
+        training.run(start, reports.append)
+    tensors = {"model": model.state_dict(), "optimizer": optimizers.all.state_dict()}
+    return RankState([], [], _shards(tensors), reports)
 
 
 def save(rank: int, world: int, config: dict[str, Any], folder: str) -> None:
@@ -113,7 +117,7 @@ def save(rank: int, world: int, config: dict[str, Any], folder: str) -> None:
     for number in range(total_steps(job, manifest.rows)):
         step(batches, number)
     batches.close()
-    Checkpoints(Path(folder), 1).save(model, optimizers.all, dataclasses.replace(START, step=1), config, "none")
+    Checkpoints(folder, 1).save(model, optimizers.all, dataclasses.replace(START, step=1), config, "none")
 
 
 def predict(rank: int, world: int, configs: list[dict[str, Any]], folder: str) -> list[dict[int, list[float]]]:
@@ -121,24 +125,29 @@ def predict(rank: int, world: int, configs: list[dict[str, Any]], folder: str) -
     out = []
     for config in configs:
         job, model, _, _ = build(config, rank, world)
-        commit = Checkpoints(Path(folder), 1).newest()
+        commit = Checkpoints(folder, 1).newest()
         assert commit is not None
         load_model(commit, model)
-        model.eval()
-        assert job.data.eval is not None
-        source = epoch_source(job, plan(job, job.data.eval), epoch=0, shuffle=False)
-        logits: dict[int, list[float]] = {}
-        with Loader(job, source, rank, world) as loader, torch.no_grad():
-            for batch in loader:
-                logits |= dict(zip(batch.row_ids_B.tolist(), model(batch).tolist(), strict=True))
-        out.append(logits)
+        out.append(eval_logits(job, model, rank, world))
     return out
+
+
+def eval_logits(job: Any, model: Any, rank: int, world: int) -> dict[int, list[float]]:
+    """The model's logits of this rank's evaluation rows, by row id."""
+    model.eval()
+    assert job.data.eval is not None
+    source = epoch_source(job, plan(job, job.data.eval), epoch=0, shuffle=False)
+    logits: dict[int, list[float]] = {}
+    with Loader(job, source, rank, world) as loader, torch.no_grad():
+        for batch in loader:
+            logits |= dict(zip(batch.row_ids_B.tolist(), model(batch).tolist(), strict=True))
+    return logits
 
 
 def evaluation(rank: int, world: int, config: dict[str, Any], folder: str) -> Metrics | None:
     """The job's own evaluation of the checkpoint: on rank 0."""
     job, model, _, ranks = build(config, rank, world)
-    commit = Checkpoints(Path(folder), 1).newest()
+    commit = Checkpoints(folder, 1).newest()
     assert commit is not None
     load_model(commit, model)
     assert job.data.eval is not None

@@ -100,6 +100,11 @@ CASES = [
         says=(f"{PART}: column 'age', feature 'age', holds string where a number belongs; write it with that type",),
     ),
     Broken(
+        "missing vocabulary",
+        overrides=("features.user.vocabulary=nowhere.parquet",),
+        says=("features.user.vocabulary: nowhere.parquet: no such file; mend the path, or write it: ./launch.sh voc",),
+    ),
+    Broken(
         "empty partition",
         damage=remove(PART),
         says=("log/dt=2026-01-02: an empty partition, no .parquet file; write the day or leave it out of the range",),
@@ -176,7 +181,7 @@ CASES = [
         damage=NAN,
         while_reading=True,
         trace=True,
-        says=(SECOND_GROUP, "column 'age' holds nan (row 27); write finite numbers", "in _numbers"),
+        says=(SECOND_GROUP, "column 'age' holds nan (row 27); write finite numbers", "in _finite"),
     ),
 ]
 

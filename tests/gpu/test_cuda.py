@@ -11,10 +11,11 @@ import torch
 from pipeline.data.files import plan
 from pipeline.embedding.sharding import shard
 from pipeline.model import RankingModel
-from pipeline.train.checkpoint import Checkpoints, load_training
+from pipeline.train.checkpoint import Checkpoints
 from pipeline.train.dist import Ranks, process_group, quiet_libraries
 from pipeline.train.loop import Report, Training, evaluate, total_steps, training_batches
 from pipeline.train.optim import Optimizers
+from pipeline.train.restore import load_training
 from pipeline.train.run import START
 from pipeline.train.step import TrainStep
 from schemas.job import JobConfig

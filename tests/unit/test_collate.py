@@ -8,21 +8,23 @@ import pytest
 import torch
 
 from pipeline.batch import Batch
+from pipeline.data.checks import Where
 from pipeline.data.collate import Collator
-from pipeline.data.encode import Encoder, Where
-from pipeline.data.rows import Layout, Rows
+from pipeline.data.encode import Encoder
+from pipeline.data.rows import Part
 from schemas.job import JobConfig
 from schemas.load import parse_job
 from tests.logs import Override, override, set_key, small_config, small_job, small_table
 
-KEYS = ["user", "item", "session", "history", "recent", "city", "price_bucket"]
+KEYS = ["user", "item", "session", "city", "price_bucket", "history", "recent"]  # of the batch: lists come last
+FEATURES = ["user", "item", "session", "history", "recent", "city", "price_bucket"]  # of the counts: as declared
 
 
 def collate(job: JobConfig, rows: int = 4, padded: int | None = None, **columns: Override) -> Batch:
     """The batch of the small log's first rows with some columns replaced."""
     table = override(small_table(rows), columns).combine_chunks()
     encoded = Encoder(job)(table.to_batches()[0], np.arange(100, 100 + rows), Where("part", 0, 0))
-    return Collator(job)(Rows.of(encoded, Layout(encoded.schema)), rows if padded is None else padded, 2, 777)
+    return Collator(job)([Part(encoded, 0, rows)], rows if padded is None else padded, 2, 777)
 
 
 def lists(batch: Batch, key: str) -> list[list[int]]:
@@ -103,7 +105,7 @@ def test_padding_rows_have_no_ids_and_no_place_elsewhere() -> None:
 
 def test_a_rank_without_rows_has_an_empty_batch() -> None:
     job = small_job("log")
-    batch = Collator(job)(Rows.joined(Layout(Encoder(job).schema), []), 3, 0, 9)
+    batch = Collator(job)([], 3, 0, 9)
     assert (batch.rows, batch.dense_BF.shape, batch.labels_BT.shape, batch.space_BT.shape) == (
         0,
         (0, 2),
@@ -125,10 +127,10 @@ def test_unknown_ids_are_counted_by_feature() -> None:
         "city": pa.array(["a", None, "b", None]),
     }
     batch = collate(small_job("log", changes={"features.city.missing": "unknown"}), **columns)
-    assert dict(zip(KEYS, batch.unknown_K.tolist(), strict=True)) == {
+    assert dict(zip(FEATURES, batch.unknown_K.tolist(), strict=True)) == {
         **{"user": 3, "item": 1, "session": 0, "history": 3, "recent": 0, "city": 2, "price_bucket": 0}
     }
-    assert dict(zip(KEYS, batch.ids_K.tolist(), strict=True)) == {
+    assert dict(zip(FEATURES, batch.ids_K.tolist(), strict=True)) == {
         **{"user": 4, "item": 4, "session": 4, "history": 6, "recent": 1, "city": 4, "price_bucket": 4}
     }
     assert lists(batch, "history") == [[40, 1], [], [40, 40, 39], [0]]  # the item table's own last row
@@ -193,15 +195,20 @@ def test_a_broken_funnel_is_counted_by_task_and_treated(
     assert batch.space_BT.T.tolist() == spaces
 
 
-def test_a_slice_collates_like_its_rows() -> None:
-    job = small_job("log")
-    encoded = Encoder(job)(small_table(20).combine_chunks().to_batches()[0], np.arange(20), Where("part", 0, 0))
-    part = Collator(job)(Rows.of(encoded.slice(5, 9), Layout(encoded.schema)), 9, 0, 0)
-    whole = Collator(job)(Rows.of(encoded, Layout(encoded.schema)), 20, 0, 0)
+def test_parts_collate_like_their_rows_one_after_another() -> None:
+    """Parts of several encoded batches, an empty one among them, against the rows collated in one piece."""
+    job = small_job("log", changes={"features.recent.pooling": "mean"})
+    encode, table = Encoder(job), small_table(20).combine_chunks()
+    whole = Collator(job)([Part(encode(table.to_batches()[0], np.arange(20), Where("part", 0, 0)), 0, 20)], 20, 0, 0)
+    halves = [encode(table.slice(n, 10).to_batches()[0], np.arange(n, n + 10), Where("part", 0, n)) for n in (0, 10)]
+    part = Collator(job)([Part(halves[0], 5, 10), Part(halves[1], 3, 3), Part(halves[1], 0, 9)], 16, 0, 0)
+    assert part.row_ids_B.tolist() == list(range(5, 19))
     for key in KEYS:
-        assert lists(part, key) == lists(whole, key)[5:14]
-        assert weights(part, key) == weights(whole, key)[5:14]
-    assert torch.equal(part.labels_BT, whole.labels_BT[5:14])
+        assert lists(part, key) == [*lists(whole, key)[5:19], [], []]
+        assert weights(part, key) == [*weights(whole, key)[5:19], [], []]
+    for name in ("dense_BF", "labels_BT", "space_BT"):
+        assert torch.equal(getattr(part, name), getattr(whole, name)[5:19]), name
+    assert part.ids_K.tolist() == [sum(map(len, lists(part, key))) for key in FEATURES]
 
 
 def test_a_batch_moves_with_all_its_tensors() -> None:

@@ -6,13 +6,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pipeline.data.encode import Encoder, Where
+from pipeline.data.checks import Where
+from pipeline.data.encode import Encoder, over_their_sum
 from pipeline.data.hashing import bucket_integers, bucket_strings
+from pipeline.data.rows import Rows
 from schemas.errors import InputError
 from schemas.job import JobConfig
 from schemas.load import parse_job
-from tests.logs import Override, override, set_key, small_config, small_job, small_table
+from tests.logs import TASKS, Override, override, set_key, small_config, small_job, small_table
 
 ROWS = 6
 WHERE = Where("dt=2026-01-01/part-0.parquet", group=3, first=100)
@@ -26,7 +30,21 @@ def encoder(changes: dict[str, Any] | None = None) -> Encoder:
 def encode(encode: Encoder, **columns: Override) -> dict[str, list]:
     """The encoded columns of six rows with some columns replaced."""
     batch = override(small_table(ROWS), columns).combine_chunks().to_batches()[0]
-    return encode(batch, np.arange(500, 500 + ROWS), WHERE).to_pydict()
+    return by_name(encode, encode(batch, np.arange(500, 500 + ROWS), WHERE))
+
+
+def by_name(encode: Encoder, rows: Rows) -> dict[str, list]:
+    """Each column's values; of a list feature a list a row, and its weights beside it."""
+    layout = encode.layout
+    out: dict[str, list] = {"row/id": rows.row_id_N.tolist()}
+    out |= dict(zip(layout.ids, rows.id_IN.tolist(), strict=True))
+    out |= dict(zip(layout.numbers, rows.number_FN.tolist(), strict=True))
+    out |= {f"label/{task}": x for task, x in zip(layout.labels, rows.label_TN.tolist(), strict=True)}
+    for name, lists in rows.lists.items():
+        out[name] = [x.tolist() for x in np.split(lists.id_M, lists.offset_N[1:-1])]
+        if lists.weight_M is not None:
+            out[f"{name}/weight"] = [x.tolist() for x in np.split(lists.weight_M, lists.offset_N[1:-1])]
+    return out
 
 
 def refusal(changes: dict[str, Any] | None = None, **columns: Override) -> str:
@@ -45,12 +63,42 @@ def funnel_job(policy: str) -> JobConfig:
     return parse_job(config, "test")
 
 
-def test_rows_keep_their_ids_and_the_schema_its_columns() -> None:
+def test_rows_keep_their_ids_and_every_column_has_its_place_and_type() -> None:
     make = encoder()
     out = encode(make)
     assert out["row/id"] == [500, 501, 502, 503, 504, 505]
-    assert list(out) == make.schema.names
-    assert not any(field.nullable for field in make.schema)
+    features = {"user", "item", "session", "city", "price_bucket", "price", "age", "history", "recent"}
+    assert set(out) == {"row/id", "history/weight"} | features | {f"label/{t}" for t in TASKS}
+    assert {len(x) for x in out.values()} == {ROWS}
+    rows = make(small_table(ROWS).combine_chunks().to_batches()[0], np.arange(ROWS), WHERE)
+    assert (rows.row_id_N.dtype, rows.id_IN.dtype, rows.number_FN.dtype) == (np.int64, np.int32, np.float32)
+    assert rows.label_TN.dtype == np.int8
+    assert all((x.offset_N.dtype, x.id_M.dtype) == (np.int32, np.int32) for x in rows.lists.values())
+
+
+def test_features_with_ids_out_of_vocabulary_are_named_and_no_others() -> None:
+    def unknown(changes: dict[str, Any], **columns: Override) -> set[str]:
+        batch = override(small_table(ROWS), columns).combine_chunks().to_batches()[0]
+        return set(encoder(changes)(batch, np.arange(ROWS), WHERE).unknown)
+
+    assert unknown({}) == set()
+    assert unknown({}, user_id=pa.array([0, 49, 50, 3, 3, 3]), session=pa.array([2**62] * 6)) == {"user"}
+    assert unknown({}, recent=pa.array([[1], [], [-1], [], [], []])) == {"recent"}
+    nulls = {"features.city.missing": "unknown", "features.item.missing": "unknown"}
+    city = pa.array(["a", None, "b", "c", "d", "e"])
+    for column in (city, city.dictionary_encode()):
+        assert unknown(nulls, city=column, item_id=pa.array([1, 2, None, 4, 5, 6])) == {"city", "item"}
+
+
+def test_encoded_rows_keep_nothing_of_the_decoded_batch() -> None:
+    """They wait in the shuffle: a view would hold the whole batch in memory."""
+    batch = small_table(ROWS).combine_chunks().to_batches()[0]
+    rows = encoder({"features.history.pooling": "sum"})(batch, np.arange(ROWS), WHERE)
+    arrow = [np.frombuffer(b, np.uint8) for column in batch.columns for b in column.buffers() if b]
+    found = [rows.row_id_N, rows.id_IN, rows.number_FN, rows.label_TN]
+    found += [x for lists in rows.lists.values() for x in (lists.offset_N, lists.id_M, lists.weight_M) if x is not None]
+    assert len(found) == 9
+    assert not any(np.shares_memory(x, y) for x in found for y in arrow)
 
 
 # ids
@@ -67,6 +115,13 @@ def test_rows_keep_their_ids_and_the_schema_its_columns() -> None:
 )
 def test_ids_outside_the_table_go_to_its_own_last_row(column: pa.Array) -> None:
     assert encode(encoder(), user_id=column)["user"] == [0, 49, 50, 50, 50, 50]
+
+
+@pytest.mark.parametrize("kind", [pa.int8(), pa.int16(), pa.int32(), pa.int64()])
+def test_a_negative_id_of_a_narrow_type_is_no_row_of_a_wide_table(kind: pa.DataType) -> None:
+    column = pa.array([0, 1, -1, -128, 127, 5], kind)
+    out = encode(encoder({"tables.user.rows": 100_000}), user_id=column)["user"]
+    assert out == [0, 1, 100_000, 100_000, 127, 5]
 
 
 def test_hashed_ids_are_never_unknown_and_do_not_depend_on_the_integer_type() -> None:
@@ -294,8 +349,30 @@ def test_other_policies_leave_the_labels_to_the_collator(policy: str) -> None:
 
 
 def test_a_slice_of_a_batch_is_encoded_like_its_rows() -> None:
-    """Lanes cut decoded batches before they encode them: offsets into buffers must not leak."""
+    """A resume cuts the first decoded batch: offsets into buffers must not leak."""
     batch = small_table(40).combine_chunks().to_batches()[0]
     make = encoder()
-    whole = make(batch, np.arange(40), WHERE)
-    assert make(batch.slice(7, 25), np.arange(7, 32), WHERE).equals(whole.slice(7, 25))
+    whole = by_name(make, make(batch, np.arange(40), WHERE))
+    part = by_name(make, make(batch.slice(7, 25), np.arange(7, 32), WHERE))
+    assert part == {name: x[7:32] for name, x in whole.items()}
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.lists(st.floats(0, 1e6, width=32), max_size=5), min_size=1, max_size=8))
+def test_weights_over_their_sum(lists: list[list[float]]) -> None:
+    """Against the plain loop; what a list becomes does not depend on its neighbours."""
+    offset_N = np.cumsum([0, *map(len, lists)]).astype(np.int32)
+    found = over_their_sum(np.array([x for row in lists for x in row], np.float32), offset_N)
+    expected = np.array([x / (math.fsum(row) or 1) for row in lists for x in row], np.float32)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=2e-7, atol=2e-45)  # a unit in the last place
+    alone = [over_their_sum(np.array(row, np.float32), np.array([0, len(row)], np.int32)) for row in lists]
+    assert found.tolist() == np.concatenate(alone).tolist()
+
+
+@pytest.mark.parametrize("boundaries", [3, 24, 25, 60])
+def test_few_boundaries_and_many_give_the_same_buckets(boundaries: int) -> None:
+    edges = [float(x) for x in range(10, 10 + boundaries)]
+    changes = {"features.price_bucket.boundaries": edges, "tables.price_bucket.rows": boundaries + 1}
+    x = [9.5, 10, 11.5, 12, 9 + boundaries, 1e6]
+    assert encode(encoder(changes), price=pa.array(x))["price_bucket"] == [sum(v >= e for e in edges) for v in x]

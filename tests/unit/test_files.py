@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.data.files import Manifest, open_parquet, plan
+from pipeline.data.files import Manifest, plan
 from schemas.errors import InputError
 from tests.logs import DAYS, override, small_job, small_table, write_log, write_parquet
 
@@ -230,19 +228,6 @@ def test_a_flipped_bit_in_the_footer_is_told_by_name_or_of_no_consequence(tmp_pa
             told.append(str(error))
     assert told
     assert all(str(path) in text for text in told)
-
-
-def test_page_checksums_are_verified(tmp_path: Path) -> None:
-    path = Path(write_log(tmp_path / "log")[0])
-    with pq.ParquetFile(path) as file:
-        chunk = file.metadata.row_group(0).column(file.schema_arrow.names.index("user_id"))
-    assert chunk.path_in_schema == "user_id"
-    end = (chunk.dictionary_page_offset or chunk.data_page_offset) + chunk.total_compressed_size
-    whole = bytearray(path.read_bytes())
-    whole[end - 1] ^= 1
-    path.write_bytes(whole)
-    with open_parquet(LocalFileSystem(), str(path)) as file, pytest.raises(OSError, match="CRC"):
-        file.read(["user_id"])
 
 
 def test_a_log_in_another_filesystem(tmp_path: Path) -> None:

@@ -59,6 +59,14 @@ def test_fnv1a_of_any_strings_and_any_slice(texts: list[str], data: st.DataObjec
         assert fnv1a(pa.array(texts, kind).slice(begin, length)).tolist() == expected
 
 
+def test_fnv1a_of_more_strings_than_are_hashed_at_a_time() -> None:
+    texts = [f"{n:x}" * (n % 4) for n in range(40_000)]
+    found = fnv1a(pa.array(texts))
+    for row in (0, 1, 16_383, 16_384, 16_385, 32_767, 32_768, 39_999):
+        assert found[row] == slow_fnv1a(texts[row])
+    assert np.array_equal(found[16_000:17_000], fnv1a(pa.array(texts[16_000:17_000])))
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.one_of(st.none(), st.text(max_size=8)), max_size=12),

@@ -5,6 +5,7 @@ import itertools
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+import pipeline.data.reader
 from pipeline.batch import Batch
+from pipeline.data.cursor import lane_places
 from pipeline.data.files import plan
 from pipeline.data.hashing import bucket_integers, bucket_strings
-from pipeline.data.lanes import regroup
 from pipeline.data.loader import Loader
+from pipeline.data.order import Stretch
+from pipeline.data.reader import read_stretch
 from pipeline.data.source import Source, epoch_source
 from schemas.errors import InputError
 from schemas.job import JobConfig
@@ -108,8 +114,8 @@ def test_epochs_and_seeds_give_orders_of_their_own(log: Path) -> None:
     assert len({tuple(order) for order in orders}) == 4
     assert {tuple(sorted(order)) for order in orders} == {tuple(range(ROWS))}
     assert order_of(loader_job(log), 1) == orders[1]
-    groups = [source(loader_job(log, {"seed": seed}), epoch).groups for seed, epoch in places]
-    assert len({tuple(group.first_row for group in order) for order in groups}) == 4
+    dealt = [source(loader_job(log, {"seed": seed}), epoch).lanes for seed, epoch in places]
+    assert len({tuple(p.group.first_row for lane in lanes for p in lane) for lanes in dealt}) == 4
 
 
 def test_seed_and_epoch_shuffle_the_rows_inside_one_row_group_too(tmp_path: Path) -> None:
@@ -144,7 +150,8 @@ def test_without_shuffle_every_lane_keeps_the_logs_order(log: Path, shuffle_rows
         [row for batch in batches(job, lane, LANES, shuffle=shuffle) for row in batch.row_ids_B.tolist()]
         for lane in range(LANES)
     ]
-    assert [row for lane in lanes for row in lane] == list(range(ROWS))
+    assert sorted(row for lane in lanes for row in lane) == list(range(ROWS))
+    assert all(lane == sorted(lane) for lane in lanes)
 
 
 @pytest.mark.parametrize("done", [0, 100])
@@ -238,10 +245,10 @@ def test_a_file_truncated_or_gone_after_the_plan_is_named(tmp_path: Path) -> Non
     job = loader_job(tmp_path / "log", {"data.train.to": DAYS[0]})
     planned = source(job)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(InputError, match=rf"^{path}: not a whole Parquet file"):
+    with pytest.raises(InputError, match=rf"^{path}: changed since the run began \([\d,]+ bytes, not "):
         list(Loader(job, planned).batches())
     path.unlink()
-    with pytest.raises(InputError, match=rf"^{path}: not a whole Parquet file \(.*No such file"):
+    with pytest.raises(InputError, match=rf"^{path}, row group 0: vanished since the run began"):
         list(Loader(job, planned).batches())
 
 
@@ -250,8 +257,106 @@ def test_a_file_with_fewer_rows_than_planned_is_named(tmp_path: Path) -> None:
     job = loader_job(tmp_path / "log", {"data.train.to": DAYS[0]})
     planned = source(job)
     write_log(tmp_path / "log", DAYS[:1], 59)
-    with pytest.raises(InputError, match=rf"^{path}, row group 0: 59 rows where its footer promises 60; write the"):
+    with pytest.raises(InputError, match=rf"^{path}: changed since the run began"):
         list(Loader(job, planned).batches())
+
+
+# what is read, and how often
+
+
+def decoded(monkeypatch: pytest.MonkeyPatch, job: JobConfig, world: int, done: int = 0) -> dict[tuple[str, int], int]:
+    """How often each row group is opened by all ranks together, by (path, index)."""
+    opened: Counter[tuple[str, int]] = Counter()
+
+    def spy(source: Source, stretch: Stretch, *more: Any) -> Iterator[Any]:
+        opened[stretch.group.path, stretch.group.index] += 1
+        return read_stretch(source, stretch, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline.data.reader, "read_stretch", spy)
+        for rank in range(world):
+            batches(job, rank, world, done)
+    return dict(opened)
+
+
+@pytest.mark.parametrize("world", [1, 2, 5])
+@pytest.mark.parametrize("shuffle_rows", [0, 64])
+def test_each_row_group_is_opened_once(
+    log: Path, monkeypatch: pytest.MonkeyPatch, world: int, shuffle_rows: int
+) -> None:
+    job = loader_job(log, {"data.shuffle_rows": shuffle_rows})
+    groups = {(group.path, group.index) for group in plan(job, job.data.train).groups}
+    assert decoded(monkeypatch, job, world) == dict.fromkeys(groups, 1)
+    assert len(groups) == 28
+
+
+def test_a_resume_opens_only_what_is_left(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 200 of 290 rows every lane has left its first groups behind."""
+    job = loader_job(log, {"data.shuffle_rows": 60})
+    opened = decoded(monkeypatch, job, 2, done=200)
+    places = lane_places(source(job), 200)
+    ahead = {
+        (p.group.path, p.group.index)
+        for lane, pieces in enumerate(source(job).lanes)
+        for n, p in enumerate(pieces)
+        if sum(q.rows for q in pieces[: n + 1]) > places[lane].lane_done - places[lane].block_done
+    }
+    assert opened == dict.fromkeys(ahead, 1)
+    assert len(ahead) < 20
+
+
+def test_fewer_row_groups_than_lanes_are_shared_so_that_all_ranks_have_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_log(tmp_path / "log", DAYS[:1], 90, row_group_rows=45)
+    job = loader_job(tmp_path / "log", {"data.train.to": DAYS[0]})
+    assert set(decoded(monkeypatch, job, 6).values()) == {3}  # 6 lanes, 2 groups: three pieces each
+    assert [sum(batch.rows for batch in batches(job, rank, 6)) for rank in range(6)] == [15] * 6
+
+
+# the place in words
+
+
+@functools.cache
+def read_in_steps(log: Path, shuffle_rows: int, lanes: int) -> tuple[Source, list[list[int]]]:
+    job = loader_job(log, {"data.shuffle_rows": shuffle_rows, "data.lanes": lanes})
+    return source(job), ids(batches(job))
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_the_place_in_words_says_exactly_what_is_trained(log: Path, data: st.DataObject) -> None:
+    """Rows rebuilt from files, row groups and rows alone are the rows that the order says are done."""
+    planned, steps = read_in_steps(log, data.draw(st.sampled_from([0, 5, 64])), data.draw(st.sampled_from([1, 6, 40])))
+    done = data.draw(st.integers(0, ROWS))
+    trained: list[int] = []
+    for place in lane_places(planned, done):
+        rows = [p.group.first_row + n for p in planned.lanes[place.lane] for n in range(p.start, p.stop)]
+        if place.file is None:
+            assert rows == []
+            continue
+        [group] = [
+            p.group for p in planned.lanes[place.lane] if (p.group.path, p.group.index) == (place.file, place.row_group)
+        ]
+        # behind the last row passed; where none of the piece is, at its first
+        here = group.first_row + place.rows_done
+        passed = place.rows_done > 0 and here - 1 in rows
+        behind = rows.index(here - 1) + 1 if passed else rows.index(here)
+        trained += rows[:behind]
+        assert place.lane_done == behind + place.block_done
+        if place.block_done:
+            assert planned.shuffle is not None
+            block = planned.shuffle.block_at(place.lane, place.lane_done)
+            assert block.stop - block.start == place.block_rows > place.block_done
+            order = planned.shuffle.permutation(place.lane, block)[: place.block_done]
+            trained += [rows[behind + n] for n in order]
+    expected = [row for step in steps[: -(-done // 32)] for row in step]
+    assert len(trained) == done
+    assert len(set(trained)) == done
+    if done % 32 == 0 or done == ROWS:
+        assert sorted(trained) == sorted(expected)
+    else:
+        assert set(trained) < set(expected)
 
 
 # the reader thread
@@ -324,20 +429,6 @@ def test_an_epoch_without_rows_left_yields_nothing(log: Path) -> None:
     job = loader_job(log)
     with Loader(job, source(job), done=ROWS) as loader:
         assert list(loader) == []
-
-
-# regroup
-
-
-def test_regroup_cuts_across_batches() -> None:
-    rows = [pa.record_batch({"x": pa.array(range(a, b), pa.int64())}) for a, b in ((0, 3), (3, 3), (3, 10), (10, 11))]
-
-    def cut(sizes: list[int]) -> Iterator[list[int]]:
-        return (batch.column("x").to_pylist() for batch in regroup(iter(rows), sizes))
-
-    assert list(cut([2, 2, 6, 1])) == [[0, 1], [2, 3], [4, 5, 6, 7, 8, 9], [10]]
-    assert list(cut([11])) == [list(range(11))]
-    assert list(cut([1])) == [[0]]
 
 
 def test_an_encoded_row_does_not_depend_on_the_lanes(log: Path) -> None:

@@ -1,68 +1,105 @@
-"""Rows: permuting, cutting and joining give what Arrow's take, slice and concat_batches give."""
+"""Rows: streams cut and blocks permuted give what plain lists give."""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
 
 import numpy as np
-import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pipeline.data import rows as module
-from pipeline.data.encode import ROW_ID, Encoder, Where, weight_key
-from pipeline.data.rows import Layout, Rows
+from pipeline.data.checks import Where
+from pipeline.data.encode import Encoder
+from pipeline.data.permute import permuted
+from pipeline.data.rows import Layout, Part, Rows, Stream
 from tests.logs import small_job, small_table
 
-WEIGHTS = weight_key("history")
+JOB = small_job("log")
+LAYOUT = Layout(JOB)
 
 
-def encoded(rows: int, seed: int = 0) -> pa.RecordBatch:
-    """An encoded batch of the small log: two lists of unlike lengths, one of them with weights."""
-    table = small_table(rows, seed).combine_chunks()
-    return Encoder(small_job("log"))(table.to_batches()[0], np.arange(rows) + 1000 * seed, Where("part", 0, 0))
+@functools.cache
+def encoded(rows: int, seed: int = 0) -> Rows:
+    """Encoded rows of the small log: two lists of unlike lengths, one of them with weights."""
+    batch = small_table(rows + 1, seed).combine_chunks().to_batches()[0].slice(0, rows)
+    return Encoder(JOB)(batch, np.arange(rows) + 1000 * seed, Where("part", 0, 0))
 
 
-def assert_same(rows: Rows, batch: pa.RecordBatch) -> None:
-    assert rows.num_rows == batch.num_rows
-    for name in batch.schema.names:
-        column = batch.column(name)
-        if not pa.types.is_list(column.type):
-            assert rows.column(name).tolist() == column.to_pylist()
-            assert rows.column(name).dtype == column.type.to_pandas_dtype()
-            continue
-        owner = "history" if name == WEIGHTS else name
-        assert rows.elements(owner, name).tolist() == column.flatten().to_pylist()
-        assert rows.elements(owner, name).dtype == column.type.value_type.to_pandas_dtype()
-        assert np.diff(rows.offsets[owner]).tolist() == [len(x) for x in column.to_pylist()]
+def plain(parts: list[Part]) -> list[tuple]:
+    """A tuple a row of everything it holds."""
+    out = []
+    for rows, begin, end in parts:
+        for n in range(begin, end):
+            lists: list[list] = []
+            for name in ("history", "recent"):
+                x = rows.lists[name]
+                span = slice(x.offset_N[n], x.offset_N[n + 1])
+                lists += [x.id_M[span].tolist(), [] if x.weight_M is None else x.weight_M[span].tolist()]
+            columns = rows.id_IN[:, n].tolist(), rows.number_FN[:, n].tolist(), rows.label_TN[:, n].tolist()
+            out.append((int(rows.row_id_N[n]), *columns, *lists))
+    return out
 
 
-def test_a_list_and_its_weights_share_their_offsets() -> None:
-    layout = Layout(Encoder(small_job("log")).schema)
-    assert layout.lists == {"history": ["history", WEIGHTS], "recent": ["recent"]}
-    assert ROW_ID in layout.place
-    assert not set(layout.place) & {"history", WEIGHTS, "recent"}
+def whole(rows: Rows) -> list[tuple]:
+    return plain([Part(rows, 0, rows.num_rows)])
 
 
-@pytest.mark.parametrize(("start", "length"), [(0, 40), (0, 7), (13, 9), (39, 1), (20, 0)])
-def test_of_a_slice(start: int, length: int) -> None:
-    batch = encoded(40).slice(start, length)
-    assert_same(Rows.of(batch, Layout(batch.schema)), batch)
+def test_the_layout_names_every_column_once() -> None:
+    assert LAYOUT.lists == {"history": True, "recent": False}
+    assert LAYOUT.ids == ["user", "item", "session", "city", "price_bucket"]
+    assert LAYOUT.numbers == ["price", "age"]
+    assert LAYOUT.labels == ["click", "cart", "fav", "order"]
 
 
-@pytest.mark.parametrize("piece", [1, 7, 1024])
-def test_permuted(piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PIECE_ROWS", piece)
-    batch = encoded(50).slice(5, 40)
-    order = np.random.default_rng(0).permutation(40)
-    for row_N in (order, order[11:], order[:0]):
-        assert_same(Rows.permuted(batch, Layout(batch.schema), row_N), batch.take(pa.array(row_N)))
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=5), st.data())
+def test_a_stream_hands_out_the_same_rows_in_any_sizes(pieces: list[int], data: st.DataObject) -> None:
+    rows = [encoded(size, seed) for seed, size in enumerate(pieces)]
+    stream, left, taken = Stream(iter(rows)), sum(pieces), []
+    while left:
+        size = data.draw(st.integers(0, left))
+        parts = stream.take(size)
+        assert sum(part.num_rows for part in parts) == size
+        assert all(any(part.rows is x for x in rows) for part in parts), "nothing is copied"
+        taken += plain(parts)
+        left -= size
+    assert taken == [row for x in rows for row in whole(x)]
+    with pytest.raises(StopIteration):
+        stream.take(1)
 
 
-def test_slices_of_slices_joined() -> None:
-    a, b = encoded(30, 1), encoded(20, 2)
-    layout = Layout(a.schema)
-    rows_a, rows_b = Rows.of(a, layout), Rows.permuted(b, layout, np.arange(20)[::-1])
-    back = b.take(pa.array(np.arange(20)[::-1]))
-    joined = Rows.joined(layout, [rows_a.slice(10, 15).slice(2, 4), rows_b.slice(3), rows_a.slice(7, 0), rows_a])
-    assert_same(joined, pa.concat_batches([a.slice(12, 4), back.slice(3), a]))
+def test_a_stream_asks_for_no_piece_before_it_needs_it() -> None:
+    asked = []
+
+    def pieces() -> Iterator[Rows]:
+        for seed in range(3):
+            asked.append(seed)
+            yield encoded(4, seed)
+
+    stream = Stream(pieces())
+    assert stream.take(0) == []
+    assert asked == []
+    stream.take(4)
+    assert asked == [0]
+    stream.take(5)
+    assert asked == [0, 1, 2]
 
 
-def test_nothing_joined_keeps_every_column() -> None:
-    schema = Encoder(small_job("log")).schema
-    assert_same(Rows.joined(Layout(schema), []), pa.RecordBatch.from_pylist([], schema))
+@pytest.mark.parametrize("cuts", [[(50, 5, 45)], [(50, 0, 50)], [(30, 10, 30), (20, 0, 7), (9, 3, 3), (40, 0, 40)]])
+def test_permuted(cuts: list[tuple[int, int, int]]) -> None:
+    parts = [Part(encoded(rows, seed), begin, end) for seed, (rows, begin, end) in enumerate(cuts)]
+    before = plain(parts)
+    order = np.random.default_rng(0).permutation(len(before))
+    for row_n in (order, order[11:], order[:1]):
+        found = permuted(LAYOUT, parts, row_n)
+        assert whole(found) == [before[n] for n in row_n]
+        assert found.id_IN.dtype == np.int32
+        assert found.lists["history"].offset_N[0] == 0
+    assert plain(parts) == before, "the parts are left as they were"
+
+
+def test_permuted_rows_name_the_unknown_of_all_parts() -> None:
+    a, b, c = (dataclasses.replace(encoded(3, n), unknown=frozenset(x)) for n, x in enumerate(["u", "v", ""]))
+    found = permuted(LAYOUT, [Part(x, 0, 3) for x in (a, b, c)], np.arange(9))
+    assert found.unknown == {"u", "v"}

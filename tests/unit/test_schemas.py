@@ -90,7 +90,10 @@ def test_every_unknown_key_is_named() -> None:
         ({"data.train.from": "soon"}, "data.train.from: Input should be a valid date"),
         ({"data.train.to": ...}, "data.train.to: Field required"),
         ({"data.train.to": "2025-12-31"}, "data.train: 'to' (2025-12-31) lies before 'from' (2026-01-01); swap them"),
-        ({"data.funnel": "ignore"}, "data.funnel: Input should be 'error', 'drop' or 'promote' (given: 'ignore')"),
+        (
+            {"data.funnel": "ignore"},
+            "data.funnel: Input should be 'error', 'drop', 'promote' or 'quarantine' (given: 'ignore')",
+        ),
         ({"features": []}, "features: List should have at least 1 item"),
         ({"tasks": []}, "tasks: List should have at least 1 item"),
         ({"name": "a b"}, "name: String should match pattern"),
@@ -495,3 +498,19 @@ def test_a_day_that_no_month_has(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("2026-02-30", "2026-01-02"))
     with pytest.raises(InputError, match="day is out of range for month"):
         load_job(str(path), ["data.train.to=2026-02-30"])
+
+
+def test_a_feature_finds_its_rows_in_one_way() -> None:
+    told = refusal({"features.session.vocabulary": "v.parquet"})
+    assert told == "features.session: 'hash' and 'vocabulary' are two ways to find a value's row; keep one of them"
+    small_job("log", changes={"features.session.vocabulary": "v.parquet", "features.session.hash": False})
+    small_job("log", changes={"features.city.vocabulary": "v.parquet"})
+    assert "unknown key 'vocabulary'" in refusal({"features.price_bucket.vocabulary": "v.parquet"})
+
+
+def test_a_table_has_one_vocabulary() -> None:
+    told = refusal({"features.item.vocabulary": "a.parquet", "features.recent.vocabulary": "b.parquet"})
+    assert told.startswith(
+        "tables.item: its features have unlike vocabularies (item: a.parquet, history: none, recent: b.parquet), so"
+    )
+    small_job("log", changes={f"features.{name}.vocabulary": "a.parquet" for name in ("item", "history", "recent")})

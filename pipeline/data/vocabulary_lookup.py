@@ -1,0 +1,119 @@
+"""Values of features -> rows of their tables, through the vocabularies the job declares. No torch, no Python per value.
+
+A rank reads each file once, and keeps what it read: a file that changes under a run changes nothing.
+"""
+
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.data.hashing import fnv1a, through_dictionary
+from pipeline.data.perfect_hash import PerfectHash
+from pipeline.data.vocabulary_file import Vocabulary, read_vocabulary
+from schemas.errors import InputError
+from schemas.features import StringFeature
+from schemas.job import JobConfig
+
+Int64 = npt.NDArray[np.int64]
+
+
+class IntegerLookup:
+    """Rows of integers; `unknown` for those that the vocabulary does not list."""
+
+    def __init__(self, vocabulary: Vocabulary, unknown: int) -> None:
+        self._hash = _integer_hash(vocabulary)
+        self._unknown = unknown
+
+    def __call__(self, id_N: Int64) -> Int64:
+        """Table row of each id, shape [N]."""
+        return self._hash(id_N, self._unknown)
+
+
+class StringLookup:
+    """Rows of strings, found through their 64-bit FNV-1a and compared byte by byte."""
+
+    def __init__(self, vocabulary: Vocabulary, unknown: int) -> None:
+        self._values = vocabulary.values
+        self._hash, self._twins = _string_hash(vocabulary)
+        self._unknown = unknown
+
+    def __call__(self, column: pa.Array) -> Int64:
+        """Table row of each string, through the column's dictionary, shape [N]; -1 where null."""
+        return through_dictionary(column, self._rows)
+
+    def _rows(self, strings: pa.Array) -> Int64:
+        hash_N = fnv1a(strings).view(np.int64)
+        row_N = self._hash(hash_N, -1)
+        found = pc.take(self._values, pa.array(row_N, mask=row_N < 0))
+        same = pc.fill_null(pc.equal(found, strings.cast(pa.large_string())), False)
+        row_N = np.where(same.to_numpy(zero_copy_only=False), row_N, self._unknown)
+        for index in np.flatnonzero(np.isin(hash_N, list(self._twins))) if self._twins else ():
+            row_N[index] = self._twins[int(hash_N[index])].get(strings[index].as_py(), self._unknown)
+        return row_N
+
+
+Lookup = IntegerLookup | StringLookup
+
+
+def lookups(job: JobConfig) -> dict[str, Lookup]:
+    """The look-up of each feature that has a vocabulary."""
+    return {
+        f.name: (StringLookup if isinstance(f, StringFeature) else IntegerLookup)(
+            vocabularies(job)[f.name], job.tables[f.table_name].rows
+        )
+        for f in job.valued
+        if f.vocabulary
+    }
+
+
+def vocabularies(job: JobConfig) -> dict[str, Vocabulary]:
+    """The vocabulary of each feature that has one. Raises InputError for one that is broken, or too long."""
+    found = {}
+    for feature in job.valued:
+        if feature.vocabulary:
+            try:
+                vocabulary = _read(feature.vocabulary, isinstance(feature, StringFeature))
+            except InputError as error:
+                raise InputError(f"features.{feature.name}.vocabulary: {error}") from error
+            rows, entries = job.tables[feature.table_name].rows, len(vocabulary.values)
+            if rows < entries:
+                raise InputError(
+                    f"tables.{feature.table_name}.rows: {rows:,} rows for the {entries:,} entries of "
+                    f"'{feature.vocabulary}'; set it to {entries} or more, or write the file with --max-rows {rows}"
+                )
+            found[feature.name] = vocabulary
+    return found
+
+
+def fingerprints(job: JobConfig) -> dict[str, str]:
+    """Hash of each feature's vocabulary, by feature: what ranks agree on and what a run goes on with."""
+    return {name: vocabulary.fingerprint for name, vocabulary in vocabularies(job).items()}
+
+
+# One of each for all features, epochs and evaluations of a process.
+_read = cache(read_vocabulary)
+
+
+@cache
+def _integer_hash(vocabulary: Vocabulary) -> PerfectHash:
+    return PerfectHash(vocabulary.values.to_numpy())
+
+
+@cache
+def _string_hash(vocabulary: Vocabulary) -> tuple[PerfectHash, dict[int, dict[str, int]]]:
+    """The hash of the strings' hashes; and of strings that share one, by it, each string's row."""
+    key_N = fnv1a(vocabulary.values).view(np.int64)
+    distinct, first_N, count_N = np.unique(key_N, return_index=True, return_counts=True)
+    twins: dict[int, dict[str, int]] = {}
+    if len(distinct) == len(key_N):
+        return PerfectHash(key_N), twins
+    for row in np.flatnonzero(np.isin(key_N, distinct[count_N > 1])):
+        twins.setdefault(int(key_N[row]), {})[vocabulary.values[row].as_py()] = int(row)
+    # one of them keeps the key; the others get keys that no entry has, and are found among the twins alone
+    others = np.setdiff1d(np.arange(len(key_N)), first_N)
+    key_N = key_N.copy()
+    key_N[others] = np.setdiff1d(np.arange(2 * len(key_N)), key_N)[: len(others)]
+    return PerfectHash(key_N), twins

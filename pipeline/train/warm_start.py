@@ -1,0 +1,84 @@
+"""What a new run begins from: another run's commit, found and checked against the new job's structure. No torch.
+
+The parent's address, step and manifest hash stand in `lineage.json` in each of the new run's commits.
+"""
+
+import dataclasses
+import json
+import os
+
+from pipeline.train.checkpoint_store import MANIFEST, CheckpointStore, Commit, note
+from pipeline.train.migrate_structure import Difference, check_structure
+from schemas.errors import InputError
+from schemas.job import JobConfig
+
+LINEAGE = "lineage.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Lineage:
+    """The commit a run began from."""
+
+    path: str
+    """Its directory: a URL, or an absolute path."""
+    step: int
+    manifest_sha256: str
+    """Of its manifest.json, which holds the hash of every other file."""
+    optimizer_steps: int
+    """Steps that the tables' optimizer state had seen before this run, all ancestors together; 0 without it."""
+
+    def encoded(self) -> bytes:
+        """As it is kept in a commit."""
+        return json.dumps(dataclasses.asdict(self), indent=1).encode()
+
+
+@dataclasses.dataclass(frozen=True)
+class Parent:
+    """A commit to begin from, whose structure fits the job but for the differences that the job names."""
+
+    commit: Commit
+    differences: list[Difference]
+    lineage: Lineage
+
+
+def find_parent(job: JobConfig, vocabularies: dict[str, str]) -> Parent:
+    """The commit that `warm_start.checkpoint` names, checked; `vocabularies`: fingerprints by feature.
+
+    Raises InputError where there is none, and see `check_structure`.
+    """
+    assert job.warm_start is not None
+    commit = _find(job.warm_start.checkpoint)
+    differences = check_structure(commit.job, job, vocabularies, commit.path)
+    before = lineage_of(commit)
+    steps = commit.progress.step + (before.optimizer_steps if before else 0)
+    folder, name = commit.path.rsplit("/", 1)
+    lineage = Lineage(
+        path=commit.path if "://" in commit.path else os.path.abspath(commit.path),
+        step=commit.progress.step,
+        manifest_sha256=note(CheckpointStore(folder).read(name, MANIFEST)).sha256,
+        optimizer_steps=steps if job.warm_start.optimizer else 0,
+    )
+    return Parent(commit, differences, lineage)
+
+
+def check_warm_start(job: JobConfig, vocabularies: dict[str, str]) -> None:
+    """Raises InputError as `find_parent` does, for a job that has nothing of its own to go on from."""
+    if job.warm_start is not None and CheckpointStore(f"{job.output}/checkpoints").newest() is None:
+        find_parent(job, vocabularies)
+
+
+def lineage_of(commit: Commit) -> Lineage | None:
+    """What the commit's own run began from; None where it began from the seed."""
+    return Lineage(**json.loads(commit.read(LINEAGE))) if LINEAGE in commit.files else None
+
+
+def _find(checkpoint: str) -> Commit:
+    place = checkpoint.rstrip("/")
+    folder, name = place.rsplit("/", 1) if "/" in place else (".", place)
+    commit = CheckpointStore(folder).at(name) or CheckpointStore(place).newest()
+    if commit is None:
+        raise InputError(
+            f"warm_start.checkpoint: '{checkpoint}' is no committed checkpoint and holds none; name the `checkpoints` "
+            "folder of a run's output, or one checkpoint in it"
+        )
+    return commit
