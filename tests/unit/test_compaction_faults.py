@@ -72,9 +72,9 @@ complete(root / "in", root / "out")
 """
 
 
-def complete(source: Path, out: Path) -> None:
-    """Two days of 100 rows into `FILES` files each, those that are not finished."""
-    work = Compaction(str(source), str(out), Settings(row_group_rows=100 // FILES, file_bytes=1, threads=2))
+def complete(source: Path, out: Path, files: int = FILES) -> None:
+    """Two days of 100 rows into so many files each, those that are not finished."""
+    work = Compaction(str(source), str(out), Settings(row_group_rows=100 // files, file_bytes=1, threads=2))
     for day in DAYS[:2]:
         found = source_day(work.fs, work.root, datetime.date.fromisoformat(day))
         if not work.finished(found):
@@ -104,6 +104,18 @@ def test_killed_anywhere_no_torn_day_is_trained_and_the_next_run_completes_it(
     assert content(tmp_path / "out") == content(tmp_path / "unharmed")
     assert len(shown(tmp_path / "out")) == 2 * (1 + FILES)
     assert plan(job, job.data.train).rows == 100
+
+
+def test_nothing_stays_of_an_interrupted_run_of_other_settings(tmp_path: Path) -> None:
+    write_log(tmp_path / "in", DAYS[:2], rows_per_day=100)
+    complete(tmp_path / "in", tmp_path / "out")
+    (tmp_path / "out" / DAY / "_SUCCESS").unlink()
+    (tmp_path / "out" / DAY / ".part-00007.parquet").touch()
+    for path in (tmp_path / "out" / f"dt={DAYS[1]}").iterdir():
+        path.unlink()
+    complete(tmp_path / "in", tmp_path / "out", files=2)
+    complete(tmp_path / "in", tmp_path / "unharmed", files=2)
+    assert content(tmp_path / "out") == content(tmp_path / "unharmed")
 
 
 def test_a_disk_that_refuses_to_write_is_one_message_and_shows_nothing(
