@@ -21,8 +21,12 @@ from pipeline.train.stop import FAILURE, ORDER, REGROUP, marks
 
 STOP_KEY = "fulcrum/stop"
 """In the store that all launchers of a job share: why the job is to stop."""
+ENDED_KEY = "fulcrum/ended"
+"""Of how many launchers the ranks have ended since."""
 ASK_SECONDS = 1.0
 """Between looks at the store."""
+LINGER_SECONDS = 10.0
+"""A launcher whose ranks have ended waits so long for the others'."""
 
 
 class Agent(LocalElasticAgent):
@@ -52,8 +56,9 @@ class Agent(LocalElasticAgent):
         close = self._pcontext.close
 
         def close_with_order(death_sig: signal.Signals | None = None, timeout: int = 30) -> None:
-            self._order(self._closing)
-            close(death_sig, self._stop_seconds if self._closing == REGROUP else timeout)
+            stopping = self._interrupts.stopping
+            self._order(stopping or self._closing)
+            close(death_sig, self._stop_seconds if stopping or self._closing == REGROUP else timeout)
 
         setattr(self._pcontext, "close", close_with_order)  # noqa: B010 - mypy has no word for it
         return pids
@@ -69,13 +74,17 @@ class Agent(LocalElasticAgent):
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         result = super()._monitor_workers(worker_group)
+        ended = result.state != WorkerState.HEALTHY
         if not self._interrupts.stopping:
+            self._asked *= not ended  # at once: ranks may have ended because another node's were stopped
             self._interrupts.stopping = self._why_stop(worker_group)
             if self._interrupts.stopping:
                 self._stop(worker_group, self._interrupts.stopping)
         elif time.monotonic() > self._deadline:
             self._interrupts.late = True
             self._signal(signal.SIGKILL)
+        if self._interrupts.stopping and ended:
+            self._linger(worker_group)
         if self._interrupts.stopping or any(is_input_error(failure) for failure in result.failures.values()):
             self._remaining_restarts = 0  # the ranks would only stop, or fail, again
         return result
@@ -105,6 +114,20 @@ class Agent(LocalElasticAgent):
                 store.set(STOP_KEY, why)
             except RuntimeError:  # as above
                 return
+
+    def _linger(self, worker_group: WorkerGroup) -> None:
+        """Waits until all launchers' ranks have ended.
+
+        One that has not heard of the stop would wait for this node to come back; one that has may need its store.
+        """
+        store: Any = worker_group.store
+        deadline = time.monotonic() + LINGER_SECONDS
+        try:
+            store.add(ENDED_KEY, 1)
+            while store.add(ENDED_KEY, 0) < worker_group.group_world_size and time.monotonic() < deadline:
+                time.sleep(0.1)
+        except RuntimeError:  # its node is gone: all have ended
+            return
 
     def _order(self, what: str) -> None:
         draft = self._folder / f".{ORDER}"

@@ -84,9 +84,14 @@ def _torchrun(flags: Any, interrupts: Interrupts, folder: Path, stop_seconds: in
     except RendezvousClosedError:
         _failed("another node has ended this job while this one was to join it; that node's own message says why", 1)
     except (ValueError, RendezvousError) as error:  # a flag's value, or a meeting point nobody can reach
-        if interrupts.started:
+        if interrupts.stopping:  # a node that had ended took it along
+            if not marks(folder):
+                lost = "not committed: the nodes lost each other"
+                _stopped(f"stopped by {interrupts.stopping}, {lost}; the same command goes on")
+        elif interrupts.started:
             _failed(f"the meeting point of the nodes is lost ({error}); the same command goes on", 1)
-        raise InputError(f"torchrun refuses its flags: {error}") from error
+        else:
+            raise InputError(f"torchrun refuses its flags: {error}") from error
     except SignalException as error:
         print("stopped by a signal; the same command goes on from the newest checkpoint", file=sys.stderr)
         sys.exit(128 + error.sigval)

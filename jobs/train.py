@@ -19,10 +19,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pipeline.data.freeze import Plan, plan_from_bytes, plan_job, stored_manifest
+from pipeline.data.freeze import STORED, Plan, plan_from_bytes, plan_job
 from pipeline.data.manifest import Manifest
 from pipeline.data.vocabulary_lookup import fingerprints
-from pipeline.storage import filesystem
+from pipeline.storage import filesystem, reason
+from pipeline.train.checkpoint_store import CheckpointStore
 from pipeline.train.stop import LAUNCHER, Stop, Stopped
 from pipeline.train.warm_start import check_warm_start
 from schemas.errors import InputError
@@ -54,10 +55,16 @@ def prepare(argv: list[str]) -> tuple[JobConfig, Plan]:
     """The checked job and what it reads. No torch; raises InputError."""
     job = load(argv)
     check_warm_start(job, fingerprints(job))  # reads and checks the vocabularies too
-    plan = plan_job(job)
+    plan = plan_job(job, stored_manifest(job))
     check_steps(job, plan.training.manifest)
     check_output(job)
     return job, plan
+
+
+def stored_manifest(job: JobConfig) -> bytes | None:
+    """The training manifest that the newest committed checkpoint holds; None where there is none."""
+    commit = CheckpointStore(f"{job.output}/checkpoints").newest()
+    return commit.read(STORED) if commit is not None and STORED in commit.files else None
 
 
 def hand_over(plan: Plan) -> None:
@@ -79,14 +86,13 @@ def first_ranks_plan(job: JobConfig) -> Plan:
 
     After an elastic restart the first rank may run where the launcher planned at another time.
     """
-    name = os.environ.get(PLAN)
+    stored, name = stored_manifest(job), os.environ.get(PLAN)
     if name is not None and os.path.exists(name):
         with open(name, "rb") as file:
             plan = plan_from_bytes(file.read(), job)
-        stored = stored_manifest(job)
         if stored is None or stored == plan.training.manifest.to_bytes():
             return plan
-    return plan_job(job)
+    return plan_job(job, stored)
 
 
 def attainable_aucs(job: JobConfig) -> dict[str, float]:
@@ -136,8 +142,7 @@ def check_output(job: JobConfig) -> None:
         fs.pipe_file(probe, b"")
         fs.rm_file(probe)
     except Exception as error:  # each driver has exceptions of its own
-        reason = (str(error) or type(error).__name__).split("\n", 1)[0]
-        raise InputError(f"output: '{job.output}' cannot be written ({reason}); name another one") from error
+        raise InputError(f"output: '{job.output}' cannot be written ({reason(error)}); name another one") from error
 
 
 def _check_folder(key: str, name: str) -> None:

@@ -43,7 +43,7 @@ def filesystem(url: str, storage: StorageConfig | None = None) -> tuple[Any, str
         fs, path = fsspec.core.url_to_fs(url, **_options(url, storage or StorageConfig()))
     except (ImportError, ValueError) as error:
         raise InputError(f"{url}: no filesystem for this kind of path: {error}{_install(error)}") from error
-    if "s3" in _protocols(fs):
+    if "s3" in protocols(fs):
         fs.retries = 1  # s3fs's own rounds on top of botocore's would multiply
     return fs, path
 
@@ -61,13 +61,14 @@ def _install(error: Exception) -> str:
     return " (set FULCRUM_EXTRAS=s3 for launch.sh)" if "s3fs" in str(error).lower() else ""
 
 
-def _protocols(fs: Any) -> tuple[str, ...]:
+def protocols(fs: Any) -> tuple[str, ...]:
+    """The names that the filesystem goes by in a URL."""
     return fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)
 
 
 def is_local(fs: Any) -> bool:
     """Whether its paths are the operating system's."""
-    return "file" in _protocols(fs)
+    return "file" in protocols(fs)
 
 
 def reason(error: BaseException) -> str:

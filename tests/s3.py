@@ -4,6 +4,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import boto3
+import fsspec
 import pytest
 from moto.server import ThreadedMotoServer
 
@@ -11,26 +13,28 @@ BUCKET = "bucket"
 
 
 @contextmanager
-def s3_server(patch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Starts it, points AWS_ENDPOINT_URL at it, makes a bucket; gives the bucket's URL."""
-    import boto3
-
+def s3_server(
+    patch: pytest.MonkeyPatch, key: str = "tests", secret: str = "tests", token: str = "tests"
+) -> Iterator[dict[str, str]]:
+    """Starts it and makes s3://BUCKET on it; gives the environment that leads there, which `patch` sets as well."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request, in every failure's report
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
         host, port = server.get_host_and_port()
-        settings = {
+        variables = {
             "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-            "AWS_ACCESS_KEY_ID": "tests",
-            "AWS_SECRET_ACCESS_KEY": "tests",
+            "AWS_ACCESS_KEY_ID": key,
+            "AWS_SECRET_ACCESS_KEY": secret,
+            "AWS_SESSION_TOKEN": token,
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_CONFIG_FILE": "/dev/null",
             "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
         }
-        for name, value in settings.items():
+        for name, value in variables.items():
             patch.setenv(name, value)
         boto3.client("s3").create_bucket(Bucket=BUCKET)
-        yield f"s3://{BUCKET}"
+        yield variables
     finally:
+        fsspec.get_filesystem_class("s3").clear_instance_cache()
         server.stop()

@@ -30,7 +30,7 @@ from pipeline.data.column_digest import ColumnDigests
 from pipeline.data.log_store import LogStore
 from pipeline.data.parquet_layout import ROW_GROUP_ROWS, encodings, required, writer_options
 from pipeline.data.source_day import SourceDay, read_rows, source_day
-from pipeline.storage import filesystem
+from pipeline.storage import filesystem, protocols, reason
 from schemas.errors import InputError
 from schemas.events import PARTITION_KEY, SUCCESS_MARKER, TRUTH_FILE
 
@@ -74,7 +74,7 @@ class Compaction:
         self.settings = settings
         _check_apart(source, out, self.fs, self.root.rstrip("/"), self.store)
         # memory:// gives all readers of a file one handle, which threads would move under each other
-        self._threads = 1 if "memory" in _protocols(self.fs) + _protocols(self.store.fs) else settings.threads
+        self._threads = 1 if "memory" in protocols(self.fs) + protocols(self.store.fs) else settings.threads
 
     def finished(self, day: SourceDay) -> bool:
         """Whether the day was rewritten before. Raises InputError where `out` holds another day of this date."""
@@ -203,9 +203,10 @@ class Compaction:
         try:
             work()
         except OSError as error:
-            reason = error.strerror or str(error).split("\n", 1)[0]
             path = self.store.path(*name)
-            raise InputError(f"{path}: cannot be written ({reason}); mend it and run the same command again") from error
+            raise InputError(
+                f"{path}: cannot be written ({error.strerror or reason(error)}); mend it and run the same command again"
+            ) from error
 
 
 def _cut(batches: Iterator[pa.RecordBatch], sizes: list[int]) -> Iterator[list[pa.RecordBatch]]:
@@ -225,16 +226,12 @@ def _is_shown(name: str) -> bool:
     return name.endswith(".parquet") and not name.startswith((".", "_"))
 
 
-def _protocols(fs: Any) -> tuple[str, ...]:
-    return fs.protocol if isinstance(fs.protocol, tuple) else (fs.protocol,)
-
-
 def _check_apart(source: str, out: str, fs: Any, root: str, store: LogStore) -> None:
     """Raises InputError where the new log would lie in the old one."""
     target = store.root.rstrip("/")
-    if _protocols(fs) != _protocols(store.fs):
+    if protocols(fs) != protocols(store.fs):
         return
-    if "file" in _protocols(fs):
+    if "file" in protocols(fs):
         root, target = os.path.realpath(root), os.path.realpath(target)
     if target == root or target.startswith(f"{root}/"):
         raise InputError(f"--out: '{out}' lies in --from '{source}'; the log is never rewritten in place")

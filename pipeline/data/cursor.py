@@ -1,8 +1,17 @@
-"""The place in an epoch in words: what a number of rows done means in files, row groups and rows. No torch."""
+"""The place in an epoch in words: what a number of rows done means in files, row groups and rows. No torch.
+
+Every checkpoint holds it. A program that would order the rows in another way cannot go on from there unnoticed.
+"""
 
 import dataclasses
+import json
 
+from pipeline.data.quarantine import below_root
 from pipeline.data.source import Source
+from schemas.errors import InputError
+
+CURSOR = "cursor.json"
+"""Its name within a checkpoint."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +27,7 @@ class LanePlace:
     lane_done: int
     """Rows of the lane trained."""
     file: str | None
-    """None in a lane without rows."""
+    """Below the log's root; None in a lane without rows."""
     row_group: int
     rows_done: int
     """Rows of the row group, from its first, that this lane has trained or another lane reads."""
@@ -32,6 +41,22 @@ def lane_places(source: Source, done: int) -> list[LanePlace]:
     return [_place(source, lane, position) for lane, position in enumerate(positions)]
 
 
+def cursor(source: Source, done: int) -> bytes:
+    """The place after `done` rows of the epoch, for a checkpoint."""
+    lanes = [dataclasses.asdict(place) for place in lane_places(source, done)]
+    return json.dumps({"epoch": source.epoch, "rows_done": done, "lanes": lanes}, indent=1).encode()
+
+
+def check_cursor(stored: bytes, source: Source, done: int, where: str) -> None:
+    """Raises InputError where the checkpoint's place is another than this program's: rows would be lost or repeated."""
+    if json.loads(stored) == json.loads(cursor(source, done)):
+        return
+    raise InputError(
+        f"{where}: its place in the log, in files and row groups, is not where this program finds row {done:,} of "
+        f"epoch {source.epoch}; go on with the version that wrote it, or name another output to start anew"
+    )
+
+
 def _place(source: Source, lane: int, position: int) -> LanePlace:
     rows, start, block_rows = source.order.lane_rows[lane], position, 0
     if source.shuffle is not None and position < rows:
@@ -39,7 +64,7 @@ def _place(source: Source, lane: int, position: int) -> LanePlace:
         start, block_rows = block.start, block.stop - block.start
     file, row_group, rows_done, base = None, 0, 0, 0
     for piece in source.lanes[lane]:
-        file, row_group = piece.group.path, piece.group.index
+        file, row_group = below_root(piece.group.path), piece.group.index
         rows_done = piece.start + min(start - base, piece.rows)
         base += piece.rows
         if start < base:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from pipeline.data.files import Listed, list_days, origin_of, plan, plan_files
 from pipeline.data.manifest import Manifest, from_bytes
-from pipeline.storage import filesystem, patiently
+from pipeline.storage import filesystem
 from schemas.errors import InputError
 from schemas.events import DayRange
 from schemas.job import JobConfig
@@ -66,27 +66,10 @@ def plan_from_bytes(data: bytes, job: JobConfig) -> Plan:
     )
 
 
-def plan_job(job: JobConfig) -> Plan:
-    """The training manifest of the newest checkpoint or a new one, and the evaluation's."""
-    training = frozen(job, job.data.train, stored_manifest(job))
+def plan_job(job: JobConfig, stored: bytes | None) -> Plan:
+    """The training manifest that the newest checkpoint has `stored` or a new one, and the evaluation's."""
+    training = frozen(job, job.data.train, stored)
     return Plan(training, plan(job, job.data.eval) if job.data.eval else None)
-
-
-def stored_manifest(job: JobConfig) -> bytes | None:
-    """The training manifest that the newest committed checkpoint holds; None where there is none."""
-    fs, output = filesystem(job.output, job.data.storage)
-    storage = job.data.storage
-
-    def read() -> bytes | None:
-        fs.invalidate_cache()
-        commits = sorted(fs.glob(f"{output}/checkpoints/step-*/manifest.json"))
-        path = commits[-1].rsplit("/", 1)[0] + f"/{STORED}" if commits else None
-        return fs.cat_file(path) if path is not None and fs.exists(path) else None
-
-    try:
-        return patiently(read, storage, f"{output}/checkpoints")
-    except (FileNotFoundError, NotADirectoryError):  # removed meanwhile, by the run that is still writing there
-        return None
 
 
 def frozen(job: JobConfig, days: DayRange, stored: bytes | None) -> Planned:
@@ -112,7 +95,7 @@ def frozen(job: JobConfig, days: DayRange, stored: bytes | None) -> Planned:
         if again.fingerprint != manifest.fingerprint:
             raise InputError(
                 f"{job.data.path}: files of the training days changed since the run began; restore them, or name "
-                "name another output to start anew"
+                "another output to start anew"
             )
         manifest = again
     return Planned(manifest, tuple(late))

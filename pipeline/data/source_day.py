@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline.data.parquet_file import open_parquet
 from pipeline.data.parquet_layout import fields_with_nulls, leaf_count, loosest, nullable_fields, required
+from pipeline.storage import reason
 from schemas.errors import InputError
 from schemas.events import PARTITION_KEY, RESERVED_COLUMNS, SUCCESS_MARKER
 
@@ -203,8 +204,7 @@ def _stretch(
             if position >= end:
                 return
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = str(error).split("\n", 1)[0].rstrip(".")
-        raise InputError(f"{where}: cannot be decoded ({reason}); write the file again") from error
+        raise InputError(f"{where}: cannot be decoded ({reason(error)}); write the file again") from error
     if position < end:
         raise InputError(f"{where}: holds {position} rows, fewer than its footer promises; write the file again")
 

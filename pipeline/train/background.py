@@ -81,12 +81,12 @@ class Background:
         if self._thread is None:
             return
         self._thread.join(self._timeout_seconds)
-        if self._thread.is_alive():
+        stuck, self._thread = self._thread.is_alive(), None  # who waits again has nothing to wait for
+        if stuck:
             raise InputError(
                 f"{self._what}, written in the background, has not ended within {self._timeout_seconds} s; see whether "
                 "the storage answers, or raise train.timeout_seconds. The checkpoint before it is whole"
             )
-        self._thread = None
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.storage import filesystem
+from pipeline.storage import filesystem, is_local, reason
 from schemas.errors import InputError
 
 FORMAT = 2
@@ -32,7 +32,8 @@ REMEDY = {
     "removed": "the newest checkpoint is whole. Mend the rights or the connection",
     "read": "see whether the storage answers, and whether you may read it",
 }
-ATTEMPT = re.compile(r"step-(\d{8,})-[0-9a-f]{8}")
+ATTEMPT = re.compile(r"step-(\d{8,})(-[0-9a-f]{8})?")
+"""Names of format 1 had no second part: such a checkpoint is found, and refused by its format."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +108,7 @@ class CheckpointStore:
         self.fs, self.root = filesystem(url)
         self.root = self.root.rstrip("/")
         self.url = url.rstrip("/")
-        self.local = isinstance(self.fs.protocol, tuple) and "file" in self.fs.protocol
+        self.local = is_local(self.fs)
 
     def where(self, name: str, file: str = "") -> str:
         """The attempt's directory, or a file of it, as the filesystem knows it."""
@@ -144,6 +145,12 @@ class CheckpointStore:
             if found:
                 return max(found, key=lambda m: (m[1], m[0].name))[0]
         return None
+
+    def cut_short(self) -> list[str]:
+        """Addresses of attempts whose manifest is there but no whole JSON: passed over, which is to be told."""
+        names = [name for name in self.attempts() if self._manifest(name) is None]
+        with self.told("", "read"):
+            return [self.address(name) for name in names if self.fs.exists(self.where(name, MANIFEST))]
 
     def at(self, name: str) -> Commit | None:
         """The commit of this name, or None."""
@@ -248,7 +255,7 @@ class CheckpointStore:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except Exception as error:
-            raise InputError(f"{self.address(name)}/{MANIFEST}: cannot be read ({_line(error)})") from error
+            raise InputError(f"{self.address(name)}/{MANIFEST}: cannot be read ({reason(error)})") from error
         try:
             content = json.loads(raw)
         except ValueError:
@@ -278,7 +285,7 @@ class CheckpointStore:
             raise
         except Exception as error:  # each driver has exceptions of its own
             where = self.address(name) if name else self.url
-            raise InputError(f"{where}: cannot be {what} ({_line(error)}); {REMEDY[what]}") from error
+            raise InputError(f"{where}: cannot be {what} ({reason(error)}); {REMEDY[what]}") from error
 
 
 def step_of(name: str) -> int:
@@ -297,7 +304,3 @@ def sync_folder(folder: Path) -> None:
 
 def _own_hash(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).split("\n", 1)[0].rstrip(".")

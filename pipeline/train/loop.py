@@ -12,6 +12,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from pipeline.batch import Batch
+from pipeline.data.cursor import CURSOR, check_cursor, cursor
 from pipeline.data.files import Manifest
 from pipeline.data.loader import Loader
 from pipeline.data.quarantine import LOG, Piece
@@ -112,6 +113,9 @@ class Training:
         lines = load_training(commit, self.model, self.optimizers.all)
         self._window.restore(load_window(commit))
         self._saved_step = commit.progress.step
+        if CURSOR in commit.files:
+            source = epoch_source(self.job, self.manifest, commit.progress.epoch, shuffle=True)
+            check_cursor(commit.read(CURSOR), source, commit.progress.rows_done, commit.path)
         if LOG in commit.files:
             self.budget.restore(commit.read(LOG))
         return lines
@@ -175,11 +179,18 @@ class Training:
             progress,
             self.config,
             self.manifest.fingerprint,
-            self.extras | ({LOG: self.budget.content()} if self.budget.active else {}),
+            self._small_files(progress),
             self._window.state(self.ranks.rank),
         )
         self._saved_step = progress.step
         return time.perf_counter() - began
+
+    def _small_files(self, progress: Progress) -> dict[str, bytes]:
+        if not self.ranks.first:
+            return {}
+        source = epoch_source(self.job, self.manifest, progress.epoch, shuffle=True)
+        log = {LOG: self.budget.content()} if self.budget.active else {}
+        return self.extras | {CURSOR: cursor(source, progress.rows_done)} | log
 
     def _settle(self) -> None:
         """Ends a save in the background that all ranks have done: its failure should not wait for the next save."""

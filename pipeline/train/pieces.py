@@ -96,7 +96,11 @@ class LoadPlanner(DefaultLoadPlanner):
 
 def reader(store: CheckpointStore, name: str) -> FileSystemReader:
     """DCP's reader of a commit."""
-    return FileSystemReader(store.where(name)) if store.local else FsspecReader(store.address(name))
+    if store.local:
+        return FileSystemReader(store.where(name))
+    made = FsspecReader(store.address(name))
+    _use(store, made)
+    return made
 
 
 def writer(store: CheckpointStore, name: str) -> "tuple[FileSystemWriter, dict[str, FileNote]]":
@@ -109,9 +113,15 @@ def writer(store: CheckpointStore, name: str) -> "tuple[FileSystemWriter, dict[s
         made = FileSystemWriter(store.where(name), overwrite=False)
     else:
         made = FsspecWriter(store.address(name), sync_files=False, overwrite=False)
+        _use(store, made)
     files = _NotedFiles(made.fs)
     setattr(made, "fs", files)  # noqa: B010 - DCP's seam for filesystems
     return made, files.notes
+
+
+def _use(store: CheckpointStore, made: FsspecReader | FsspecWriter) -> None:
+    """DCP opens a filesystem of its own, which knows nothing of the store's time-outs."""
+    setattr(made.fs, "fs", store.fs)  # noqa: B010 - as below
 
 
 class _NotedFiles:

@@ -99,6 +99,7 @@ def _run_job(
     try:
         lines = [_opening(job, loop, evaluation, ranks, start), *begun.lines, *planned.notes()]
         lines += drift_notes(evaluation) if evaluation else []
+        lines += [f"note: {at}: its manifest is cut short; passed over" for at in checkpoints.store.cut_short()]
         say("\n".join(lines + _quarantined(budget)))
         end = start
         if start.step < loop.steps:

@@ -12,7 +12,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from pipeline.data.files import Manifest, RowGroup
 from pipeline.train.checkpoint import Checkpoints, Commit, Progress
-from pipeline.train.checkpoint_store import FORMAT
+from pipeline.train.checkpoint_store import FORMAT, CheckpointStore
 from pipeline.train.loop import Training
 from pipeline.train.restore import load_model, load_training
 from schemas.errors import InputError
@@ -73,6 +73,7 @@ def test_new_directories_kept_last_and_torn_ones_removed(tmp_path: Path, config:
     before, *kept = run_ranks(2, save_steps, config, str(tmp_path), [10, 20, 30])[0]
     assert len({before, *kept}) == 3
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*kept, later.name, other.name, half.name])
+    assert CheckpointStore(str(tmp_path)).cut_short() == [str(half)], "passed over, and told"
     commit = newest(tmp_path)
     assert (commit.name, commit.progress, commit.job, commit.data, commit.read("log.txt")) == (
         kept[-1],
@@ -121,6 +122,11 @@ def test_other_formats_and_a_changed_manifest_are_refused(tmp_path: Path, config
         manifest.write_text(json.dumps(content | {"format": told}))
         with pytest.raises(InputError, match=said):
             newest(tmp_path)
+    manifest.write_text(json.dumps(content | {"format": 1}))
+    old = (tmp_path / name).rename(tmp_path / "step-00000010")  # as format 1 called it
+    with pytest.raises(InputError, match=r"step-00000010: written by an older version"):
+        newest(tmp_path)
+    old.rename(tmp_path / name)
     manifest.write_text(json.dumps(content).replace('"rows_done": 100', '"rows_done": 101'))
     with pytest.raises(InputError, match=r"manifest\.json: changed since it was committed"):
         newest(tmp_path)

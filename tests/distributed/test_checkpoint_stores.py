@@ -16,15 +16,15 @@ from tests.distributed.ranks import run_ranks
 from tests.distributed.test_checkpoint import progress, refuse, save_steps
 from tests.distributed.training import build
 from tests.logs import DAYS, set_key, small_config, write_config, write_log
-from tests.s3 import s3_server
+from tests.s3 import BUCKET, s3_server
 
 pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    with pytest.MonkeyPatch.context() as patch, s3_server(patch) as url:
-        yield url
+    with pytest.MonkeyPatch.context() as patch, s3_server(patch):
+        yield f"s3://{BUCKET}"
 
 
 @pytest.fixture

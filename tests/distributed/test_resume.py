@@ -10,11 +10,15 @@ import pytest
 import torch
 
 import pipeline.train.step
+from pipeline.data.cursor import CURSOR, cursor
 from pipeline.data.files import plan
+from pipeline.data.source import epoch_source
 from pipeline.metrics import flatten
 from pipeline.train.checkpoint import Checkpoints
 from pipeline.train.loop import Report, Training
 from pipeline.train.run import START
+from schemas.errors import InputError
+from schemas.load import parse_job
 from schemas.tasks import TaskSpec
 from tests.distributed.ranks import run_ranks
 from tests.distributed.training import RankState, build, train_part, whole
@@ -165,3 +169,14 @@ def units_of_decay(rank: int, config: dict[str, Any], folder: str, stop: int) ->
 def test_the_weights_decay_with_the_steps_and_epochs_of_the_whole_run(config: dict[str, Any], tmp_path: Path) -> None:
     (seen,) = run_ranks(1, units_of_decay, config, str(tmp_path), 9)
     assert seen == [(step, step // 7) for step in range(STEPS)]
+
+
+def test_a_place_that_this_program_would_not_find_again_is_refused(config: dict[str, Any], tmp_path: Path) -> None:
+    """Every commit holds its place in files and row groups; another order of rows does not go on from it unnoticed."""
+    run_ranks(2, train_part, 2, config, str(tmp_path), 10)
+    commit, job = Checkpoints(tmp_path, 1).newest(), parse_job(config, "test")
+    assert commit is not None
+    source = epoch_source(job, plan(job, job.data.train), 1, shuffle=True)
+    assert commit.read(CURSOR) == cursor(source, 3 * BATCH)
+    with pytest.raises(InputError, match=r"step-00000010-.*: its place in the log, in files and row groups, is not"):
+        run_ranks(2, train_part, 2, config | {"seed": 1}, str(tmp_path), NEVER)

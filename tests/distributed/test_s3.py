@@ -14,7 +14,7 @@ from pipeline.data.files import plan
 from schemas.errors import InputError
 from tests.distributed.command import ROOT, SECONDS, assert_bitwise, command, environment
 from tests.logs import DAYS, small_config, small_job, write_config, write_log
-from tests.moto_server import BUCKET, s3
+from tests.s3 import BUCKET, s3_server
 
 pytestmark = pytest.mark.long
 
@@ -24,11 +24,8 @@ ROWS = 150
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[dict[str, str]]:
-    with s3(*CANARIES) as variables, pytest.MonkeyPatch.context() as patch:
-        for name, value in variables.items():
-            patch.setenv(name, value)
+    with pytest.MonkeyPatch.context() as patch, s3_server(patch, *CANARIES) as variables:
         yield variables
-        fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 @dataclass

@@ -108,11 +108,17 @@ def stopped_at(said: str, name: str) -> int:
     return int(step)
 
 
+def commit_at(output: Path, step: int) -> Path:
+    """The one commit of this step."""
+    (manifest,) = output.glob(f"checkpoints/step-{step:08d}-*/manifest.json")
+    return manifest.parent
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(config: Path) -> Path:
     job = Job(config, "whole")
     job.finish()
-    return job.output / f"checkpoints/step-{STEPS:08d}"
+    return commit_at(job.output, STEPS)
 
 
 def test_sigterm_to_the_launcher_commits_and_the_same_command_ends_with_the_same_weights(
@@ -128,7 +134,7 @@ def test_sigterm_to_the_launcher_commits_and_the_same_command_ends_with_the_same
     assert 20 <= step < STEPS
     assert committed(job.output) == step
     assert f"going on from step {step}, " in job.finish()
-    assert_bitwise(job.output / f"checkpoints/step-{STEPS:08d}", uninterrupted)
+    assert_bitwise(commit_at(job.output, STEPS), uninterrupted)
     Audit(job.audit).check(ROWS, 1, STEPS)
     assert sum(len(attempt.rows) for attempt in Audit(job.audit).attempts) == STEPS, "no step was trained twice"
 

@@ -114,7 +114,7 @@ def whole_job(rank: int, world: int, config: dict[str, Any], folders: list[str])
     """The job from its configuration, in a folder of this rank's own; what it refuses."""
     os.chdir(folders[rank])
     job = parse_job(config, "test")
-    reads = plan_job(job)
+    reads = plan_job(job, None)
     try:
         run_job(job, reads.training, reads.evaluation, Ranks(rank, world, torch.device("cpu")), {})
     except InputError as error:

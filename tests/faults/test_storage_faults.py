@@ -9,11 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data.files import plan
-from pipeline.data.freeze import STORED
 from tests.distributed.command import ROOT, SECONDS, command, environment, run
 from tests.faults.flips import CHANGED, FOOTER, FOUND, HEADER, PAGE, SAME, campaign, flip_at
-from tests.logs import DAYS, set_key, small_config, small_job, small_table, write_config, write_log, write_parquet
+from tests.logs import DAYS, set_key, small_config, small_table, write_config, write_log, write_parquet
 
 pytestmark = pytest.mark.long
 
@@ -65,10 +63,6 @@ def test_files_that_come_late_are_left_to_a_later_run_and_lost_ones_are_named(tm
     write_log(log, DAYS, 150, row_group_rows=40)
     config = job(tmp_path)
     run(config)
-    commit = max((tmp_path / "out/checkpoints").glob("step-*"))
-    small = small_job(log, tmp_path / "out", {"data.eval": None})
-    # as a checkpoint of the run holds it
-    (commit / STORED).write_bytes(plan(small, small.data.train).to_bytes())
     write_parquet(log / f"dt={DAYS[0]}/part-00007.parquet", small_table(64))
     shutil.rmtree(log / f"dt={DAYS[2]}")
     again = run(config)

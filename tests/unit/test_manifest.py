@@ -1,7 +1,6 @@
 """The frozen manifest: stored and read back, made once, compared with the folders, and cheap."""
 
 import dataclasses
-import json
 import shutil
 import tracemalloc
 from collections.abc import Iterator
@@ -11,9 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.train import stored_manifest
 from pipeline.data.files import plan
-from pipeline.data.freeze import Planned, frozen, late_files, plan_from_bytes, plan_job, stored_manifest
+from pipeline.data.freeze import STORED, Planned, frozen, late_files, plan_from_bytes, plan_job
 from pipeline.data.manifest import Manifest, from_bytes
+from pipeline.train.checkpoint_store import CheckpointStore, Progress
 from schemas.errors import InputError
 from schemas.job import JobConfig
 from tests import faulty
@@ -177,12 +178,11 @@ def test_other_columns_have_the_files_opened_again(log: Path) -> None:
 
 
 def commit(output: Path, step: int, data: bytes | None, committed: bool = True) -> None:
-    folder = output / f"checkpoints/step-{step:08d}"
-    folder.mkdir(parents=True)
-    if data is not None:
-        (folder / "data.manifest").write_bytes(data)
+    store = CheckpointStore(str(output / "checkpoints"))
+    name = store.new_attempt(step)
+    files = {} if data is None else {STORED: store.write(name, STORED, data)}
     if committed:
-        (folder / "manifest.json").write_text(json.dumps({}))
+        store.commit(name, Progress(step, 0, step, step), {}, "", files, float(step))
 
 
 def test_the_newest_commits_manifest_counts(log: Path, tmp_path: Path) -> None:
@@ -195,9 +195,13 @@ def test_the_newest_commits_manifest_counts(log: Path, tmp_path: Path) -> None:
     commit(output, 30, b"torn", committed=False)
     assert stored_manifest(job) == stored
     write_parquet(log / "dt=2026-01-01/part-00009.parquet", small_table(10))
-    made = plan_job(job)
+    made = plan_job(job, stored_manifest(job))
     assert (made.training.manifest.rows, made.training.late) == (100, ("dt=2026-01-01/part-00009.parquet",))
     assert made.evaluation is not None
+    [newest] = (output / "checkpoints").glob("step-00000020-*")
+    (newest / STORED).write_bytes(stored[:-1] + b"x")
+    with pytest.raises(InputError, match=rf"{newest.name}/{STORED}: missing, cut short or changed"):
+        stored_manifest(job)
     back = plan_from_bytes(made.to_bytes(), job)
     assert back == made
     assert list(back.evaluation.groups) == list(made.evaluation.groups) if back.evaluation else False
