@@ -156,7 +156,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         wide, generated = Path(temporary) / "wide", Path(temporary) / "generated"
         wide_log.write(wide, arguments.groups, arguments.group_rows)
-        generate_log(generated, LogSpec(days=2))
+        generate_log(str(generated), LogSpec(days=2))
         example = str(ROOT / "jobs/configs/generated.yaml")
         jobs = {
             "wide log": parse_job(wide_log.config(wide), "the wide log's job"),
