@@ -79,7 +79,8 @@ case $job in
     "$python" -m jobs.generate --out runs/generated/events
     train "$root/jobs/configs/generated.yaml" ;;
   test)
-    setup_all dev; cd "$root"; exec "$python" -m pytest "$@" ;;
+    # two files of tests at a time: each waits for ranks and launchers as long as it computes
+    setup_all dev; cd "$root"; exec "$python" -m pytest -n "$(( cores > 1 ? 2 : 0 ))" --dist loadfile "$@" ;;
   check)
     setup_all dev; cd "$root"
     "$python" -m ruff check . && "$python" -m ruff format --check . && "$python" -m mypy && "$venv/bin/lint-imports" ;;

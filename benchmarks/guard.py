@@ -48,24 +48,21 @@ def parser() -> argparse.ArgumentParser:
     return out
 
 
-def bare_loss(
-    logits_BT: "Tensor", labels_BT: "Tensor", space_BT: "Tensor", weights: list[float], *_: Any
+def bare_losses(
+    objective: Any, logits_BT: "Tensor", labels_BT: "Tensor", share_BT: "Tensor", *_: Any
 ) -> tuple["Tensor", Any]:
-    """pipeline.loss.conditional_loss without guard and signals."""
+    """pipeline.loss.task_losses without guard and signals."""
     import torch
     import torch.distributed as dist
 
-    from pipeline.loss import LossSums, binary_loss
+    from pipeline.loss import LossSums
 
-    outside_BT = space_BT == 0
-    inside_BT = torch.where(outside_BT, 0.0, logits_BT)
-    local_T = torch.where(outside_BT, 0.0, binary_loss(inside_BT, labels_BT)).sum(0)
-    sums_2T = torch.stack([local_T.detach(), space_BT.sum(0)]).double()
+    outside_BT = share_BT == 0
+    local_T = torch.where(outside_BT, 0.0, share_BT * objective.row_losses(logits_BT, labels_BT, outside_BT)).sum(0)
+    sums_2T = torch.stack([local_T.detach().double(), share_BT.sum(0, dtype=torch.float64)])
     dist.all_reduce(sums_2T)
-    sums = LossSums(sums_2T[0], sums_2T[1], [0.0, 0.0, 0.0])
-    weight_T = torch.tensor(weights, dtype=local_T.dtype, device=local_T.device)
-    mean_T = local_T / sums.rows_T.clamp(min=1).to(local_T.dtype)
-    return (weight_T * mean_T).sum() * dist.get_world_size(), sums
+    sums = LossSums(sums_2T[0], sums_2T[1], [0.0, 0.0, 0.0, 0.0])
+    return local_T / sums.rows_T.clamp(min=1).to(local_T.dtype), sums
 
 
 def measure(arguments: argparse.Namespace) -> None:
@@ -81,6 +78,7 @@ def measure(arguments: argparse.Namespace) -> None:
     from pipeline.data.loader import Loader
     from pipeline.data.source import epoch_source
     from pipeline.embedding.sharding import shard
+    from pipeline.loss import Objective
     from pipeline.model import RankingModel
     from pipeline.train.optim import Optimizers
     from pipeline.train.step import TrainStep
@@ -89,7 +87,7 @@ def measure(arguments: argparse.Namespace) -> None:
     config = str(ROOT / "jobs/configs/generated.yaml")
     job = load_job(config, [f"data.path={arguments.data}", "data.eval=null", *arguments.overrides])
     manifest = plan(job, job.data.train)
-    losses = {"guarded": pipeline.train.step.conditional_loss, "bare": bare_loss}
+    losses = {"guarded": pipeline.train.step.task_losses, "bare": bare_losses}
     with process_group(job.train.timeout_seconds) as ranks:
         model = shard(RankingModel(job), job, ranks.device)
         model.train()
@@ -99,7 +97,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
         def side(name: str) -> tuple[float, float]:
             """Wall-clock and CPU seconds a step."""
-            setattr(pipeline.train.step, "conditional_loss", losses[name])  # noqa: B010
+            setattr(pipeline.train.step, "task_losses", losses[name])  # noqa: B010
             some = itertools.islice(itertools.cycle(memory), arguments.steps)
             dist.barrier()
             began, cpu = time.perf_counter(), time.process_time()
@@ -111,14 +109,14 @@ def measure(arguments: argparse.Namespace) -> None:
 
         batch = memory[0].to(ranks.device)
         logits_BT = torch.randn(batch.labels_BT.shape, device=ranks.device)
-        words = ([task.weight for task in job.tasks], [task.name for task in job.tasks], ranks.stop.signals())
+        objective, signals = Objective(job), [*ranks.stop.signals(), 0.0]
 
         def alone(name: str) -> float:
             """CPU seconds of one loss."""
             dist.barrier()
             began = time.process_time()
             for _ in range(LOSSES):
-                losses[name](logits_BT, batch.labels_BT, batch.space_BT, *words)
+                losses[name](objective, logits_BT, batch.labels_BT, batch.trained_BT, signals)
             return (time.process_time() - began) / LOSSES
 
         for name in SIDES:

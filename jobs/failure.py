@@ -1,10 +1,13 @@
 """How a job fails: one message, what to do next, and a stack trace only for faults of the program."""
 
+import contextlib
+import json
 import os
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from schemas.errors import InputError, redacted
@@ -38,9 +41,25 @@ def reported() -> Iterator[None]:
         from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
         get_error_handler().record_exception(error)
+        _redact_record(os.environ["TORCHELASTIC_ERROR_FILE"])
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _redact_record(path: str) -> None:
+    """The record stays on disk after the job, with the trace of every error behind the last."""
+    record = Path(path)
+    draft = record.with_name(f".{record.name}")
+    with contextlib.suppress(OSError):  # a full disk: the launcher needs the record all the same
+        draft.write_text(json.dumps(_redacted(json.loads(record.read_text()))))
+        draft.rename(record)
+
+
+def _redacted(record: Any) -> Any:
+    if isinstance(record, dict):
+        return {key: _redacted(value) for key, value in record.items()}
+    return redacted(record) if isinstance(record, str) else record
 
 
 def message(error: BaseException) -> str:

@@ -98,7 +98,8 @@ def first_ranks_plan(job: JobConfig) -> Plan:
 def attainable_aucs(job: JobConfig) -> dict[str, float]:
     """Best attainable AUC by row of the closing table, where the log declares its truth and one day is evaluated.
 
-    Only for a task that asks what the truth answers: the label of its own name, given a click where it is no click.
+    Only for a task that asks what the truth answers: the 0/1 label of its own name, given a click where it is no click,
+    on all such rows.
     """
     if job.data.eval is None or job.data.eval.first != job.data.eval.last:
         return {}
@@ -110,6 +111,9 @@ def attainable_aucs(job: JobConfig) -> dict[str, float]:
     found = {}
     for task in job.tasks:
         given = None if task.given is None else labels[task.given]
+        narrowed = any(other.indicator for other in (task, *(t for t in job.tasks if t.name == task.given)))
+        if task.kind == "regression" or narrowed:
+            continue
         if task.source in day and given == (None if task.source == "click" else "click"):
             found[task.name] = day[task.source]["auc"]
             if task.source in day["joint"]:
@@ -168,7 +172,11 @@ def check_ranks(job: JobConfig) -> None:
     """Raises InputError where the job cannot run on the ranks that torchrun started, before they meet."""
     world = int(os.environ.get("WORLD_SIZE", 1))
     if world > job.data.lanes:
-        raise InputError(f"data.lanes: {world} ranks share {job.data.lanes} lanes; set it to {world} or more")
+        lanes = job.data.lanes
+        raise InputError(
+            f"data.lanes: {world} ranks share {lanes} lanes; start at most {lanes}, or set it to {world} or more in a "
+            "new output"
+        )
 
 
 def die_with_launcher() -> None:

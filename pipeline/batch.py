@@ -26,9 +26,9 @@ class Batch(Pipelineable):
     sparse: KeyedJaggedTensor
     """K keys of stride P; the rows after B have no ids."""
     labels_BT: Tensor
-    """float32 labels, 0 or 1."""
+    """float32 labels: 0 or 1, or the number of a regression task."""
     space_BT: Tensor
-    """float32, 1 where the row lies in the task's sample space."""
+    """float32, 1 where the row lies in the task's conditional sample space."""
     broken_T: Tensor
     """int64, positive labels under a negative parent, by task: what policy drop or promote let through."""
     row_ids_B: Tensor
@@ -43,8 +43,17 @@ class Batch(Pipelineable):
     """Pass over the training days, from 0."""
     end_row: int
     """Rows of the epoch done, over all ranks, once this step is; those left out are among them."""
+    share_BT: Tensor | None = None
+    """float32, the row's weight in the task's loss, 0 where it is not trained on; None = `space_BT`."""
+    exposed_BT: Tensor | None = None
+    """float32, 1 where the indicators up the task's chain are 1; None without indicators, where they all are."""
     left_out: tuple[Any, ...] = ()
     """Pieces of the log (pipeline/data/quarantine.py) that this rank's step leaves out."""
+
+    @property
+    def trained_BT(self) -> Tensor:
+        """The row's weight in the task's loss."""
+        return self.space_BT if self.share_BT is None else self.share_BT
 
     def _each(self, apply: Any) -> Batch:
         changes = {

@@ -53,6 +53,25 @@ def joint_log_probability(logits_BT: Tensor, parents: Sequence[int | None]) -> T
     return torch.stack(columns, dim=1)
 
 
+def chain_loss(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
+    """Cross-entropy of the product of the C probabilities of a chain against its joint label: loss_B.
+
+    P = prod_c sigmoid(logits_BC), loss = -y log P - (1 - y) log(1 - P) (Ma et al., ESMM, SIGIR 2018, equation 3).
+    Finite for finite logits, and so is its gradient, -y (1 - p_c) + (1 - y) P (1 - p_c) / (1 - P): both to the relative
+    precision of the logits' type, for P near 0 and near 1 alike.
+    """
+    log_p_BC = F.logsigmoid(logits_BC)
+    upto_BC = log_p_BC.cumsum(1)
+    log_joint_B = upto_BC[:, -1]
+    # P near 0: where P is 1/2 or more the other form stands, and this one's gradient must not be NaN
+    small_B = torch.log1p(-torch.exp(log_joint_B.clamp(max=-math.log(2))))
+    # P near 1: 1 - p1 p2 p3 = (1 - p1) + p1 (1 - p2) + p1 p2 (1 - p3), a sum of positive terms
+    before_BC = torch.cat([torch.zeros_like(upto_BC[:, :1]), upto_BC[:, :-1]], dim=1)
+    large_B = torch.logsumexp(before_BC + F.logsigmoid(-logits_BC), dim=1)
+    log_rest_B = torch.where(log_joint_B > -math.log(2), large_B, small_B)
+    return -(labels_B * log_joint_B + (1 - labels_B) * log_rest_B)
+
+
 def log1mexp(log_p: Tensor) -> Tensor:
     """log(1 - exp(log_p)) for log_p <= 0, element by element, without cancellation (Maechler 2012).
 

@@ -19,16 +19,17 @@ __all__ = ["Towers", "joint_log_probability"]
 class Towers(nn.Module):
     """h_BTH -> logits_BT: task k's own MLP over h_k, then a linear layer to one logit.
 
+    `in_dim` is H, or the width of each task's representation: tower k reads the first in_dim[k] columns of h_k alone.
     `layer_sizes` are the hidden layers of every tower; none at all leaves the linear layer alone. Where a task is
     given another, its logit is that of the conditional probability (Ma et al., ESMM, SIGIR 2018); the towers t_k are
     those of Tang et al., PLE, RecSys 2020, section 4.1.
 
-    Raises ValueError for no task, and see MLP.
+    Raises ValueError for no task, or widths that do not fit the tasks, and see MLP.
     """
 
     def __init__(
         self,
-        in_dim: int,
+        in_dim: int | Sequence[int],
         tasks: int,
         layer_sizes: Sequence[int] = (),
         activation: str = "relu",
@@ -38,15 +39,17 @@ class Towers(nn.Module):
         super().__init__()
         if tasks < 1:
             raise ValueError(f"tasks is {tasks}: at least one is needed")
-        self.towers = nn.ModuleList(MLP(in_dim, layer_sizes, activation, norm, dropout) for _ in range(tasks))
-        width = layer_sizes[-1] if layer_sizes else in_dim
-        self.outputs = nn.ModuleList(nn.Linear(width, 1) for _ in range(tasks))
+        self.in_dims = [in_dim] * tasks if isinstance(in_dim, int) else list(in_dim)
+        if len(self.in_dims) != tasks:
+            raise ValueError(f"in_dim {self.in_dims} has {len(self.in_dims)} widths for {tasks} tasks")
+        self.towers = nn.ModuleList(MLP(width, layer_sizes, activation, norm, dropout) for width in self.in_dims)
+        self.outputs = nn.ModuleList(nn.Linear(cast(MLP, tower).out_dim, 1) for tower in self.towers)
 
     def forward(self, h_BTH: Tensor) -> Tensor:
         """h_BTH -> logits_BT."""
         logits = [
-            output(tower(h_BTH[:, task]))
-            for task, (tower, output) in enumerate(zip(self.towers, self.outputs, strict=True))
+            output(tower(h_BTH[:, task, :width]))
+            for task, (width, tower, output) in enumerate(zip(self.in_dims, self.towers, self.outputs, strict=True))
         ]
         return torch.cat(logits, dim=1)
 

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlparse
 
-import wandb
-
 from pipeline.metrics import Metrics, flatten
+from schemas.errors import redacted
 from schemas.job import JobConfig
 
 Mode = Literal["online", "offline", "disabled"]
@@ -59,6 +58,8 @@ class Tracking:
         self._guarded(lambda: self._run.finish(exit_code=1 if failed else 0))
 
     def _start(self, job: JobConfig, job_type: str, config: dict[str, Any]) -> None:
+        import wandb  # here: half a second of start-up that only the rank that logs pays
+
         folder = Path(job.local_folder)
         folder.mkdir(parents=True, exist_ok=True)
         arguments: dict[str, Any] = {
@@ -129,4 +130,4 @@ def _netrc_key() -> bool:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(redacted(text), file=sys.stderr, flush=True)

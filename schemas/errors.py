@@ -5,7 +5,7 @@ import re
 
 _CREDENTIALS = re.compile(r"(?<=://)[^\s'\"]*@")
 _QUERY = re.compile(r"(?<=\?)[^\s'\"?]*=[^\s'\"]*")
-_SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|ACCESS_KEY|API_KEY|CREDENTIAL")
+_SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|ACCESS_KEY|ACCOUNT_KEY|API_KEY|CONNECTION_STRING|CREDENTIAL")
 _SECRET_LENGTH = 8
 """Shorter values are no secrets, and would blot out words."""
 
@@ -27,7 +27,10 @@ def has_credentials(text: str) -> bool:
     scheme, there, rest = text.partition("://")
     if not there or not scheme or " " in scheme:
         return False
-    return (":" in rest.partition("@")[0] and "@" in rest) or re.search(r"\?[^?]*=", rest) is not None
+    _, named, _ = rest.partition("/")[0].rpartition("@")
+    whole_token = named and scheme.split("+")[-1] in ("http", "https")  # elsewhere a name alone is a user's
+    password = ":" in rest.partition("@")[0] and "@" in rest
+    return bool(whole_token) or password or re.search(r"\?[^?]*=", rest) is not None
 
 
 def redacted(text: str) -> str:

@@ -4,8 +4,8 @@
     PATH/dt=2026-01-01/_SUCCESS              the day is complete
 
 One row is one exposure of one item to one user. `user_id` and `event_time` are reserved, `dt` is the partition key
-and no column of the files. Labels are 0/1 columns of an integer or boolean type. Nulls are refused unless a feature
-declares what they mean (`missing`).
+and no column of the files. Labels are 0/1 columns of an integer or boolean type, or numbers. Nulls are refused unless a
+feature declares what they mean (`missing`).
 """
 
 import datetime
@@ -59,15 +59,17 @@ class BadConfig(Strict):
     """What becomes of bad data, kind by kind: the run ends, or the piece is left out, logged and counted."""
 
     corrupt: Literal["error", "quarantine"] = "error"
-    """A file that cannot be opened, a row group that cannot be decoded, a file that vanished or changed."""
+    """A file that cannot be opened, a row group that cannot be decoded, a file that vanished or changed. What may not
+    be read for want of rights ends the run either way."""
     schema_: Annotated[Literal["error", "quarantine"], Field(alias="schema")] = "error"
     """A file in which a column of the job is missing or of another type."""
     drift: Literal["report", "error", "quarantine"] = "report"
     """A file whose schema is not that of most files, though the job can read it."""
     labels: Literal["error", "quarantine"] = "error"
-    """A label that is null or out of range."""
+    """A label or an indicator that is null or out of range."""
     values: Literal["error", "quarantine"] = "error"
-    """A feature that is null, NaN, infinite or too large; lists and weights that do not match."""
+    """A feature that is null, NaN, infinite or too large; lists and weights that do not match;
+    a sample weight that is no weight."""
     rows_per_day: Annotated[int, Field(ge=0)] = 0
     """Rows of one day that may be left out; one more ends the run."""
     row_groups_per_day: Annotated[int, Field(ge=0)] = 0

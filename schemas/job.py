@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from schemas.balance import BalanceConfig, FixedBalance
 from schemas.errors import InputError
 from schemas.events import PARTITION_KEY, DataConfig
 from schemas.features import (
@@ -15,9 +16,9 @@ from schemas.features import (
     TableSpec,
     ValuedFeature,
 )
-from schemas.model import ModelConfig
+from schemas.model import ModelConfig, SingleTaskConfig
 from schemas.strict import Strict, nearest
-from schemas.tasks import TaskSpec, parents
+from schemas.tasks import Space, TaskSpec, parents
 from schemas.warm_start import WarmStartConfig
 
 
@@ -111,8 +112,13 @@ class JobConfig(Strict):
     """What the model reads."""
     tasks: Annotated[list[TaskSpec], Field(min_length=1)]
     """What it predicts."""
+    space: Space = "conditional"
+    """What tasks with a parent are trained on: conditional = the rows on which the labels of all ancestors are 1;
+    entire = the joint probability up the chain, on every exposure (ESMM); naive = the label on every exposure."""
     model: ModelConfig
     """The dense network: architecture, experts, towers."""
+    balance: BalanceConfig = FixedBalance(method="fixed")
+    """How the tasks' losses are balanced, beginning from their declared weights."""
     embedding_optimizer: EmbeddingOptimizerConfig = EmbeddingOptimizerConfig()
     dense_optimizer: DenseOptimizerConfig = DenseOptimizerConfig()
     train: TrainConfig = TrainConfig()
@@ -131,6 +137,18 @@ class JobConfig(Strict):
         return [f for f in self.features if not isinstance(f, FloatFeature)]
 
     @property
+    def trained_tables(self) -> dict[str, TableSpec]:
+        """The tables that are trained: those declared, or with separate embeddings a copy a task, as click.user."""
+        if not self.separate_embeddings:
+            return self.tables
+        return {f"{task.name}.{name}": table for task in self.tasks for name, table in self.tables.items()}
+
+    @property
+    def separate_embeddings(self) -> bool:
+        """Whether each task has tables of its own."""
+        return isinstance(self.model, SingleTaskConfig) and self.model.separate_embeddings
+
+    @property
     def valued(self) -> list[ValuedFeature]:
         """The embedded features of values, which a vocabulary may list: all but buckets."""
         return [f for f in self.embedded if not isinstance(f, BucketFeature)]
@@ -146,6 +164,21 @@ class JobConfig(Strict):
         return parents(self.tasks)
 
     @property
+    def spaces(self) -> list[Space]:
+        """What each task is trained on; a root lives on every exposure anyway, so all three are `conditional`."""
+        return ["conditional" if task.given is None else task.space or self.space for task in self.tasks]
+
+    @property
+    def links(self) -> list[int | None]:
+        """Index of the task with whose joint probability each task's own is multiplied, to give its joint one.
+
+        The parent; None for a root, for a number, and for a naive task, whose probability is already that of any
+        exposure.
+        """
+        ends = [s == "naive" or t.kind == "regression" for s, t in zip(self.spaces, self.tasks, strict=True)]
+        return [None if end else parent for end, parent in zip(ends, self.parents, strict=True)]
+
+    @property
     def weighted_ids(self) -> bool:
         """Whether every id carries a weight.
 
@@ -159,19 +192,21 @@ class JobConfig(Strict):
         """Every column of the log the job reads, once each."""
         out = dict.fromkeys(f.source for f in self.features)
         out |= dict.fromkeys(f.weights for f in self.features if isinstance(f, IdListFeature) and f.weights)
-        return list(out | dict.fromkeys(t.source for t in self.tasks))
+        out |= dict.fromkeys(t.source for t in self.tasks)
+        return list(out | dict.fromkeys(c for t in self.tasks for c in (t.indicator, t.sample_weight) if c))
 
     @model_validator(mode="after")
     def _consistent(self) -> "JobConfig":
         parents(self.tasks)
         self._check_features()
+        self._check_spaces()
         if self.model.norm == "batch" and self.data.quarantine:
             raise InputError(
                 "model.norm: batch normalisation cannot train a step that quarantine leaves with one row; use "
                 "model.norm=layer or none, or set data.bad and data.funnel to error"
             )
         self._check_tables()
-        self._check_experts()
+        self.model.arguments([task.name for task in self.tasks])  # what it tells by task fits the tasks
         if not self.embedded:
             raise InputError("features: at least one must have a table; a job of floats alone has nothing to shard")
         return self
@@ -182,6 +217,7 @@ class JobConfig(Strict):
             if names.count(name) > 1:
                 raise InputError(f"features: '{name}' is declared {names.count(name)} times; rename one")
         labels = {task.source: task.name for task in self.tasks}
+        indicators = {task.indicator: task.name for task in self.tasks if task.indicator}
         for feature in self.features:
             read = [feature.source]
             if isinstance(feature, IdListFeature) and feature.weights:
@@ -192,11 +228,25 @@ class JobConfig(Strict):
                         f"features.{feature.name}: column '{column}' is the label of task '{labels[column]}'; "
                         "a label as a feature leaks the answer. Remove the feature"
                     )
+                if column in indicators:
+                    raise InputError(
+                        f"features.{feature.name}: column '{column}' is the indicator of task '{indicators[column]}', "
+                        "which says what came of the exposure; as a feature it leaks. Remove the feature, or write "
+                        "what is known before the exposure under another name"
+                    )
                 if column == PARTITION_KEY:
                     raise InputError(f"features.{feature.name}: '{PARTITION_KEY}' is the partition key, not a column")
         for task in self.tasks:
             if [t.source for t in self.tasks].count(task.source) > 1:
                 raise InputError(f"tasks.{task.name}: label column '{task.source}' belongs to another task as well")
+
+    def _check_spaces(self) -> None:
+        for task, space in zip(self.tasks, self.spaces, strict=True):
+            if space == "entire" and task.kind == "regression":
+                raise InputError(
+                    f"tasks.{task.name}.space: 'entire' is a product of probabilities, and '{task.name}' is a "
+                    f"regression task; set tasks.{task.name}.space to conditional or naive"
+                )
 
     def _check_tables(self) -> None:
         used = set()
@@ -235,26 +285,6 @@ class JobConfig(Strict):
                 f"tables.{name}.sharding: a data_parallel table under 'adam' would be trained by another rule than a "
                 "sharded one (dense instead of lazy moments); use rowwise_adagrad, adagrad or sgd"
             )
-
-    def _check_experts(self) -> None:
-        counts = self.task_experts()
-        for task, count in zip(self.tasks, counts, strict=True):
-            if count + self.model.shared_experts == 0:
-                raise InputError(f"model: task '{task.name}' has neither own nor shared experts; give it one")
-
-    def task_experts(self) -> list[int]:
-        """Number of own experts of each task, in the order of the tasks."""
-        experts = self.model.task_experts
-        names = [task.name for task in self.tasks]
-        if isinstance(experts, int):
-            return [experts] * len(names)
-        for name in experts:
-            if name not in names:
-                raise InputError(f"model.task_experts: no task '{name}'; {nearest(name, names)}")
-        for name in names:
-            if name not in experts:
-                raise InputError(f"model.task_experts: task '{name}' is missing; give every task its number")
-        return [experts[name] for name in names]
 
 
 def json_schema() -> dict[str, Any]:

@@ -135,7 +135,7 @@ def _lines(error: ValidationError, raw: Any) -> list[str]:
     for problem in error.errors():
         location = _dotted(problem["loc"], raw, missing=problem["type"] == "missing")
         message, value = problem["msg"].removeprefix("Value error, "), problem.get("input")
-        if problem["type"].startswith("union_tag"):  # kind or arch is absent or unknown
+        if problem["type"].startswith("union_tag"):  # kind, arch or method is absent or unknown
             tag = problem["ctx"]["discriminator"].strip("'")
             location = f"{location}.{tag}"
             value = value.get(tag) if isinstance(value, dict) else None
@@ -160,7 +160,7 @@ def _dotted(loc: tuple[int | str, ...], raw: Any, missing: bool) -> str:
         elif isinstance(node, dict) and part in node:
             node = node[part]
             out.append(str(part))
-        elif isinstance(node, dict) and part in (node.get("kind"), node.get("arch")):
+        elif isinstance(node, dict) and part in (node.get("kind"), node.get("arch"), node.get("method")):
             continue  # the discriminator's tag
         elif isinstance(node, dict) and missing:
             out.append(str(part))

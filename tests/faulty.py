@@ -10,7 +10,6 @@
 import os
 import random
 import threading
-import time
 from collections import Counter
 from typing import Any, ClassVar
 
@@ -27,6 +26,8 @@ class Faulty(LocalFileSystem):
     cachable = False
     calls: ClassVar[Counter[str]] = Counter()
     bytes_read: ClassVar[Counter[str]] = Counter()
+    answer: ClassVar[threading.Event] = threading.Event()
+    """Set, it ends what hangs."""
     _lock: ClassVar[threading.Lock] = threading.Lock()
     _random: ClassVar[random.Random | None] = None
 
@@ -39,6 +40,7 @@ class Faulty(LocalFileSystem):
         """Counts from nothing, and draws anew."""
         cls.calls.clear()
         cls.bytes_read.clear()
+        cls.answer.clear()
         cls._random = None
 
     @classmethod
@@ -60,7 +62,7 @@ class Faulty(LocalFileSystem):
         path = self._strip_protocol(path)
         Faulty.calls["read"] += 1
         if self._setting("hang") and path.endswith(".parquet"):
-            time.sleep(self._setting("hang"))
+            Faulty.answer.wait(self._setting("hang"))
         draw = self._draw()
         if draw < self._setting("errors"):
             Faulty.calls["error"] += 1

@@ -11,6 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from pipeline.archs.arch import Arch, check_tasks, mix
 from pipeline.axes import Axes, Axis, linear, under
 from pipeline.mlp import MLP
 
@@ -70,13 +71,13 @@ class ExtractionLevel(nn.Module):
         ]
         shared = [expert(shared_input) for expert in self.shared_experts.children()]
         outputs = [
-            _mix(gate(x_BD), [*group, *shared])
+            mix(gate(x_BD), [*group, *shared])
             for gate, x_BD, group in zip(self.task_gates, task_inputs, own, strict=True)
         ]
         if self.shared_gate is None:
             return outputs, None
         everyone = [expert_BH for group in own for expert_BH in group]
-        return outputs, _mix(self.shared_gate(shared_input), [*everyone, *shared])
+        return outputs, mix(self.shared_gate(shared_input), [*everyone, *shared])
 
     def axes(self, inputs: Axis | None, tasks: Sequence[str]) -> Axes:
         """The level's tensors: experts and gates by task, a gate's outputs by expert; `inputs` labels the D inputs."""
@@ -97,7 +98,7 @@ class ExtractionLevel(nn.Module):
         return out
 
 
-class CGC(nn.Module):
+class CGC(Arch):
     """x_BD -> h_BTH: one extraction level, every input x (Tang et al. 2020, section 4.1).
 
     `task_experts` is one number for all tasks or one for each; with 0 for all it is MMoE over the shared experts (Ma
@@ -125,7 +126,7 @@ class CGC(nn.Module):
         )
         self.levels = nn.ModuleList([level])  # a list of one: its checkpoint is that of PLE with one level
         self.tasks = tasks
-        self.out_dim = level.out_dim
+        self.out_dims = [level.out_dim] * tasks
 
     def forward(self, x_BD: Tensor) -> Tensor:
         """x_BD -> h_BTH."""
@@ -139,8 +140,7 @@ class CGC(nn.Module):
 
 def experts_per_task(tasks: int, task_experts: int | Sequence[int]) -> list[int]:
     """Return the number of experts of each task; ValueError where there is no task or the numbers do not fit."""
-    if tasks < 1:
-        raise ValueError(f"tasks is {tasks}: at least one is needed")
+    check_tasks(tasks)
     counts = [task_experts] * tasks if isinstance(task_experts, int) else list(task_experts)
     if len(counts) != tasks:
         raise ValueError(
@@ -160,8 +160,3 @@ def _check_experts(task_experts: Sequence[int], shared_experts: int, expert_laye
             f"task {bare[0]} has no expert: task_experts[{bare[0]}] and shared_experts are both 0; "
             "set either to 1 or more"
         )
-
-
-def _mix(logits_BE: Tensor, experts: list[Tensor]) -> Tensor:
-    """Mix E experts' outputs of shape BH by softmax weights, to g_BH: the paper's g = w S."""
-    return torch.einsum("be,beh->bh", torch.softmax(logits_BE, dim=-1), torch.stack(experts, dim=1))

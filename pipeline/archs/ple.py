@@ -11,11 +11,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from pipeline.archs.arch import Arch
 from pipeline.archs.cgc import ExtractionLevel, experts_per_task
 from pipeline.axes import Axes, Axis, under
 
 
-class PLE(nn.Module):
+class PLE(Arch):
     """x_BD -> h_BTH through L extraction levels; one level is CGC.
 
     At level j task k's gate and experts take the task's own output g_{k,j-1} as input and selector: g_{k,j} =
@@ -53,7 +54,7 @@ class PLE(nn.Module):
             self.levels.append(level)
             in_dim = level.out_dim
         self.tasks = tasks
-        self.out_dim = in_dim
+        self.out_dims = [in_dim] * tasks
 
     def forward(self, x_BD: Tensor) -> Tensor:
         """x_BD -> h_BTH."""

@@ -15,6 +15,8 @@ import pyarrow as pa
 from schemas.errors import InputError
 
 Mask = npt.NDArray[np.bool_]
+WEIGHTS = (1e-20, 1e20)
+"""Sample weights other than 0: sums of them, and one over a sum, fit 32 bits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +71,18 @@ def null_strings(bad_N: Mask, name: str, remedy: str) -> Finding:
     return _nulls(bad_N, name, remedy)
 
 
-def nulls(column: pa.Array, name: str, remedy: str, kind: str = "values") -> Finding | None:
-    """Rows that are null."""
+def nulls(
+    column: pa.Array, name: str, remedy: str, kind: str = "values", where_N: Mask | None = None
+) -> Finding | None:
+    """Rows that are null; `where_N` leaves the others out."""
     if not column.null_count:
         return None
-    return _nulls(column.is_null().to_numpy(zero_copy_only=False), name, remedy, kind)
+    bad_N = column.is_null().to_numpy(zero_copy_only=False)
+    if where_N is not None:
+        bad_N = bad_N & where_N
+        if not bad_N.any():
+            return None
+    return _nulls(bad_N, name, remedy, kind)
 
 
 def null_lists(column: pa.Array, name: str) -> Finding | None:
@@ -104,7 +113,13 @@ def not_finite(x_N: npt.NDArray[np.floating], name: str) -> Finding | None:
     )
 
 
-def too_large(dense_N: npt.NDArray[np.float32], x_N: npt.NDArray[np.floating], name: str) -> Finding | None:
+def too_large(
+    dense_N: npt.NDArray[np.float32],
+    x_N: npt.NDArray[np.floating],
+    name: str,
+    remedy: str = "choose a transform that brings it into range",
+    kind: str = "values",
+) -> Finding | None:
     """Finite numbers `x_N` whose transform `dense_N` does not fit 32 bits."""
     finite_N = np.isfinite(dense_N)
     if finite_N.all():
@@ -112,16 +127,50 @@ def too_large(dense_N: npt.NDArray[np.float32], x_N: npt.NDArray[np.floating], n
     return Finding(
         ~finite_N,
         lambda row, where: (
-            f"column '{name}' holds {x_N[row]} ({where.row(row)}), too large for 32 bits; "
-            "mend the log, or choose a transform that brings it into range"
+            f"column '{name}' holds {x_N[row]} ({where.row(row)}), too large for 32 bits; mend the log, or {remedy}"
         ),
         name,
         lambda row: f"holds {x_N[row]}, too large for 32 bits",
+        kind,
     )
 
 
-def not_labels(label_N: npt.NDArray[np.integer], name: str) -> Finding | None:
-    """Labels other than 0 and 1."""
+def not_targets(x_N: npt.NDArray[np.floating], where_N: Mask, name: str) -> Finding | None:
+    """Regression labels that are NaN or infinite, of the rows `where_N`."""
+    bad_N = ~np.isfinite(x_N) & where_N
+    if not bad_N.any():
+        return None
+    return Finding(
+        bad_N,
+        lambda row, where: (
+            f"label '{name}' holds {x_N[row]} ({where.row(row)}); the label of a regression task is a finite number, "
+            "mend the log"
+        ),
+        name,
+        lambda row: f"holds {x_N[row]}, no label",
+        "labels",
+    )
+
+
+def not_weights(x_N: npt.NDArray[np.floating], where_N: Mask, name: str) -> Finding | None:
+    """Sample weights of the rows `where_N` that are neither 0 nor within WEIGHTS."""
+    low, high = WEIGHTS
+    bad_N = ~((x_N == 0) | ((x_N >= low) & (x_N <= high))) & where_N
+    if not bad_N.any():
+        return None
+    return Finding(
+        bad_N,
+        lambda row, where: (
+            f"column '{name}' holds {x_N[row]} ({where.row(row)}); a sample weight is 0, or lies between {low:g} and "
+            f"{high:g}; mend the log"
+        ),
+        name,
+        lambda row: f"holds {x_N[row]}, no sample weight",
+    )
+
+
+def not_labels(label_N: npt.NDArray[np.integer], name: str, what: str = "label") -> Finding | None:
+    """Labels, or indicators, other than 0 and 1."""
     # unsigned, a negative label is a large one as well
     if not label_N.size or label_N.view(f"u{label_N.itemsize}").max() <= 1:
         return None
@@ -129,9 +178,12 @@ def not_labels(label_N: npt.NDArray[np.integer], name: str) -> Finding | None:
     bad_N = above_N if above_N.any() else label_N < 0
     return Finding(
         bad_N,
-        lambda row, where: f"label '{name}' holds {label_N[row]} ({where.row(row)}); a label is 0 or 1, mend the log",
+        lambda row, where: (
+            f"{what} '{name}' holds {label_N[row]} ({where.row(row)}); a{'n' * (what[0] == 'i')} {what} is 0 or 1, "
+            "mend the log"
+        ),
         name,
-        lambda row: f"holds {label_N[row]}, no label",
+        lambda row: f"holds {label_N[row]}, no {what}",
         "labels",
     )
 

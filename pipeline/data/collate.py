@@ -5,6 +5,7 @@ each lane's share is copied whole. The model takes embeddings by name. Counts fo
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from pipeline.batch import Batch
 from pipeline.data.rows import Float32, Int8, Int32, Int64, Layout, Part
+from pipeline.data.spaces import Spaces
 from schemas.features import IdListFeature
 from schemas.job import JobConfig
 
@@ -29,15 +31,18 @@ class Collator:
         self._place = [self.keys.index(f.name) for f in job.embedded]
         tables = {f.name: job.tables[f.table_name].rows for f in job.embedded}
         self._rows = [tables[key] for key in self.keys]
-        self._parents = job.parents
-        self._parents_first = sorted(range(len(job.tasks)), key=self._depth)
+        self._spaces = Spaces(job)
+        values = list(enumerate(self._layout.values))
+        self._targets = {v.task: place for place, v in values if not v.weight}
+        self._weights = {v.task: place for place, v in values if v.weight}
         self._weighted = job.weighted_ids
-        self._promote = job.data.funnel == "promote"
 
     def __call__(self, parts: Sequence[Part], padded: int, epoch: int, end_row: int) -> Batch:
         """The Batch of all rows of the parts, its sparse part padded to `padded` rows."""
         rows = sum(part.num_rows for part in parts)
         label_TB = np.empty((len(self._layout.labels), rows), np.int8)
+        indicator_JB = np.empty((len(self._layout.indicators), rows), np.int8)
+        value_VB = np.empty((len(self._layout.values), rows), np.float32)
         number_FB = np.empty((len(self._layout.numbers), rows), np.float32)
         row_id_B = np.empty(rows, np.int64)
         singles = len(self._layout.ids)
@@ -54,6 +59,8 @@ class Collator:
             id_IB[:, begin:end] = part.rows.id_IN[:, part.begin : part.end]
             number_FB[:, begin:end] = part.rows.number_FN[:, part.begin : part.end]
             label_TB[:, begin:end] = part.rows.label_TN[:, part.begin : part.end]
+            indicator_JB[:, begin:end] = part.rows.indicator_JN[:, part.begin : part.end]
+            value_VB[:, begin:end] = part.rows.value_VN[:, part.begin : part.end]
             row_id_B[begin:end] = part.rows.row_id_N[part.begin : part.end]
         weight_M = np.ones(len(value_M), np.float32) if self._weighted else None
         end = singles * rows
@@ -61,7 +68,6 @@ class Collator:
             begin, end = end, end + sum(x.stop - x.start for x in span)
             weights = None if weight_M is None else weight_M[begin:end]
             self._join_lists(name, parts, span, value_M[begin:end], weights, length_P[:rows])
-        broken_T = self._funnel(label_TB)
         return Batch(
             dense_BF=_rows_first(number_FB),
             sparse=KeyedJaggedTensor(
@@ -71,9 +77,7 @@ class Collator:
                 weights=None if weight_M is None else torch.from_numpy(weight_M),
                 stride=padded,
             ),
-            labels_BT=_rows_first(label_TB),
-            space_BT=_rows_first(self._space(label_TB)),
-            broken_T=_counts(broken_T),
+            **self._supervision(label_TB, indicator_JB, value_VB),
             row_ids_B=torch.from_numpy(row_id_B),
             unknown_K=_counts(self._unknown(parts, value_M, sizes)),
             ids_K=_counts([sizes[place] for place in self._place]),
@@ -115,38 +119,35 @@ class Collator:
             out[key] = int(np.count_nonzero(value_M[begin : begin + sizes[place]] == self._rows[place]))
         return [out[self.keys[place]] for place in self._place]
 
-    def _funnel(self, label_TB: Int8) -> list[int]:
-        """Counts each task's positive labels under a negative parent; policy `promote` sets the parent to 1.
+    def _supervision(self, label_TB: Int8, indicator_JB: Int8, value_VB: Float32) -> dict[str, Any]:
+        """The batch's labels, the rows they are of, and the funnel's counts.
 
         Here and not in the encoder, which runs ahead of the training and decodes a block anew on resume.
         """
-        broken_T = [0] * len(self._parents)
-        # children before parents, so that a promotion climbs the whole chain
-        for child in reversed(self._parents_first):
-            parent = self._parents[child]
-            if parent is not None:
-                broken_T[child] = int(np.count_nonzero(label_TB[child] > label_TB[parent]))
-                if self._promote:
-                    label_TB[parent] |= label_TB[child]
-        return broken_T
-
-    def _depth(self, task: int) -> int:
-        parent = self._parents[task]
-        return 0 if parent is None else 1 + self._depth(parent)
-
-    def _space(self, label_TB: Int8) -> Int8:
-        """1 where every ancestor's label is 1."""
-        space_TB = np.ones_like(label_TB)
-        for task in self._parents_first:
-            parent = self._parents[task]
-            if parent is not None:
-                np.multiply(space_TB[parent], label_TB[parent], out=space_TB[task])
-        return space_TB
+        exposed_TB = self._spaces.exposed(indicator_JB)
+        broken_T = self._spaces.funnel(label_TB, exposed_TB)
+        own_TB = self._spaces.own(label_TB, exposed_TB)
+        trained_TB = self._spaces.trained(label_TB, indicator_JB, exposed_TB, own_TB)
+        shares = [
+            trained_B * value_VB[self._weights[task]] if task in self._weights else trained_B
+            for task, trained_B in enumerate(trained_TB)
+        ]
+        targets = [
+            value_VB[self._targets[task]] if task in self._targets else label_B for task, label_B in enumerate(label_TB)
+        ]
+        return {
+            "labels_BT": _rows_first(targets),
+            "space_BT": _rows_first(own_TB),
+            "share_BT": _rows_first(shares) if self._weights or trained_TB is not own_TB else None,
+            "exposed_BT": None if exposed_TB is None else _rows_first(exposed_TB),
+            "broken_T": _counts(broken_T),
+        }
 
 
-def _rows_first(x_XB: npt.NDArray) -> Tensor:
+def _rows_first(x_XB: npt.NDArray | Sequence[npt.NDArray]) -> Tensor:
     """The transpose in float32, rows lying one after another."""
-    out_BX = np.empty(x_XB.shape[::-1], np.float32)
+    rows = x_XB.shape[1] if isinstance(x_XB, np.ndarray) else len(x_XB[0])
+    out_BX = np.empty((rows, len(x_XB)), np.float32)
     for column, x_B in enumerate(x_XB):  # several times quicker than numpy's or torch's own copy of a transpose
         out_BX[:, column] = x_B
     return torch.from_numpy(out_BX)

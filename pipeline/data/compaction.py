@@ -119,7 +119,7 @@ class Compaction:
                 for part in as_completed(parts):
                     part.result()
             except BaseException:
-                target.stop.set()
+                target.stop.set()  # where it is not a file that failed: an interrupt
                 pool.shutdown(cancel_futures=True)
                 raise
         for name in files:
@@ -146,7 +146,17 @@ class Compaction:
         return [edges[a : b + 1] for a, b in itertools.pairwise(cuts)]
 
     def _part(self, day: SourceDay, target: _Target, name: str, edges: list[int]) -> None:
-        """Writes and verifies one file: the rows between the first and the last of the edges."""
+        """Writes and verifies one file, unless another has failed."""
+        if target.stop.is_set():
+            return
+        try:
+            self._written_and_read(day, target, name, edges)
+        except BaseException:
+            target.stop.set()  # here and not where it is waited for: no thread begins another file
+            raise
+
+    def _written_and_read(self, day: SourceDay, target: _Target, name: str, edges: list[int]) -> None:
+        """One file: the rows between the first and the last of the edges."""
         wanted, found = ColumnDigests(), ColumnDigests()
 
         def fill(sink: Any) -> None:
@@ -163,6 +173,8 @@ class Compaction:
                     target.progress(table.num_rows / 2)
 
         self._write(fill, target.folder, name)
+        if target.stop.is_set():
+            return
         path = self.store.path(target.folder, name)
         for batch in read_rows(self.store.fs, path):
             if target.stop.is_set():

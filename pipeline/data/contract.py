@@ -11,6 +11,8 @@ from schemas.events import RESERVED_COLUMNS
 from schemas.features import IdFeature, IdListFeature, StringFeature
 from schemas.job import JobConfig
 
+ZERO_ONE = "an integer or boolean 0/1"
+
 
 class SchemaError(InputError):
     """A file whose columns do not fit the job."""
@@ -51,7 +53,13 @@ def needs(job: JobConfig) -> list[tuple[str, str, Callable[[pa.DataType], bool],
             out.append((feature.source, who, _text, "a string"))
         else:
             out.append((feature.source, who, _number, "a number"))
-    out += [(t.source, f"the label of task '{t.name}'", _label, "an integer or boolean 0/1") for t in job.tasks]
+    for task in job.tasks:
+        fits, words = (_label, ZERO_ONE) if task.kind == "binary" else (_number, "a number")
+        out.append((task.source, f"the label of task '{task.name}'", fits, words))
+        if task.indicator:
+            out.append((task.indicator, f"the indicator of task '{task.name}'", _label, ZERO_ONE))
+        if task.sample_weight:
+            out.append((task.sample_weight, f"the sample weight of task '{task.name}'", _number, "a number"))
     return out
 
 

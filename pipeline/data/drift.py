@@ -40,14 +40,19 @@ def drifted(paths: Sequence[str], schema_of: Mapping[str, pa.Schema]) -> list[Dr
 def differences(schema: pa.Schema, reference: pa.Schema) -> list[tuple[str, str]]:
     """(column, what about it) for every column in which the schema is not the reference; order does not matter."""
     out = [(name, f"no column '{name}'") for name in reference.names if name not in schema.names]
-    for field in schema:
-        if field.name not in reference.names:
-            out.append((field.name, f"a column '{field.name}' more"))
+    for name in dict.fromkeys(schema.names):
+        there, here = reference.names.count(name), schema.names.count(name)
+        if not there:
+            out.append((name, f"a column '{name}' more"))
             continue
-        other = reference.field(field.name)
+        if max(there, here) > 1:  # no name tells them apart: nobody can read them
+            if there != here:
+                out.append((name, f"'{name}' {here} times, not {there}"))
+            continue
+        field, other = schema.field(name), reference.field(name)
         if field.type != other.type:
-            out.append((field.name, f"'{field.name}' of type {field.type}, not {other.type}"))
+            out.append((name, f"'{name}' of type {field.type}, not {other.type}"))
         if field.nullable != other.nullable:
             nullable = "nullable" if field.nullable else "not nullable"
-            out.append((field.name, f"'{field.name}' {nullable}"))
+            out.append((name, f"'{name}' {nullable}"))
     return out

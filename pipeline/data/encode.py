@@ -3,7 +3,9 @@
     id, string, bucket   a row of the table; the table's own last row where out of vocabulary
     ids                  lists of them, with float32 weights where the feature has some
     float                float32, transformed
-    label                int8, 0 or 1
+    label, indicator     int8, 0 or 1
+    regression label     float32, clipped; 0 outside of the rows it is trained on, which are not checked
+    sample weight        float32; likewise
 
 Everything a log may break is found here, where file, row group and column are known: a column is checked, then encoded.
 A finding ends the run, or flags its rows (flags.py) and the batch is encoded once more without them: where nothing is
@@ -26,13 +28,16 @@ from pipeline.data.checks import Finding, Where
 from pipeline.data.flags import Flags
 from pipeline.data.hashing import bucket_integers, bucket_strings
 from pipeline.data.quarantine import Piece, below_root
-from pipeline.data.rows import Int8, Int32, Int64, Layout, Lists, Rows
+from pipeline.data.rows import MATRICES, Float32, Int8, Int32, Int64, Layout, Lists, Rows, Value
+from pipeline.data.spaces import Spaces
 from pipeline.data.vocabulary_lookup import lookups
 from schemas.features import BucketFeature, FloatFeature, IdFeature, IdListFeature, StringFeature
 from schemas.job import JobConfig
 
 MISSING_UNKNOWN = "write it without nulls, or set the feature's missing: unknown"
 MISSING_NUMBER = "write it without nulls, or set the feature's missing: NUMBER"
+TARGET = "the label of a regression task is a finite number"
+WEIGHT = "a sample weight is a finite number, 0 or more,"
 COUNTED_BOUNDARIES = 24
 """Up to here it is quicker to compare with each boundary than to search."""
 
@@ -54,6 +59,7 @@ class Encoder:
         self._ids = [(by_name[name], one_id[type(by_name[name])]) for name in self.layout.ids]
         self._numbers = job.dense
         self._lists = [f for f in job.features if isinstance(f, IdListFeature)]
+        self._spaces = Spaces(job)
 
     def __call__(self, batch: pa.RecordBatch, row_ids: Int64, where: Where) -> Rows:
         """The encoded batch, its bad rows flagged; `where` (file and row group) goes into errors.
@@ -91,8 +97,10 @@ class Encoder:
             rows.lists[feature.name], some = self._list(feature, batch, where)
             if some:
                 unknown.add(feature.name)
-        self._labels(batch, where, rows.label_TN)
-        return Rows(rows.row_id_N, rows.id_IN, rows.number_FN, rows.label_TN, rows.lists, frozenset(unknown))
+        self._labels(batch, where, rows)
+        if self.layout.values:
+            self._values(batch, where, rows)
+        return dataclasses.replace(rows, unknown=frozenset(unknown))
 
     def _found(self, finding: Finding | None, where: Where) -> None:
         """What becomes of a finding: the log is refused, or the rows are left out."""
@@ -216,19 +224,60 @@ class Encoder:
         offset_N = column.offsets.to_numpy()
         return (offset_N - offset_N[0]).astype(np.int32, copy=False), column.flatten()
 
-    def _labels(self, batch: pa.RecordBatch, where: Where, label_TN: Int8) -> None:
-        for task, label_N in zip(self.job.tasks, label_TN, strict=True):
-            column = batch.column(task.source)
-            self._found(checks.nulls(column, task.source, "a label is 0 or 1 on every row", "labels"), where)
-            given_N = column.cast(pa.int8()).to_numpy() if pa.types.is_boolean(column.type) else column.to_numpy()
-            self._found(checks.not_labels(given_N, task.source), where)
-            label_N[:] = given_N
+    def _labels(self, batch: pa.RecordBatch, where: Where, rows: Rows) -> None:
+        tasks, exposed_TN = self.job.tasks, None
+        for task, label_N in zip(tasks, rows.label_TN, strict=True):
+            if task.kind == "binary":
+                self._zero_or_one(batch, where, task.source, "label", label_N)
+            else:
+                label_N[:] = 0
+        if self.layout.indicators:
+            columns = [task.indicator for task in tasks if task.indicator]
+            for name, indicator_N in zip(columns, rows.indicator_JN, strict=True):
+                self._zero_or_one(batch, where, name, "indicator", indicator_N)
+            exposed_TN = self._spaces.exposed(rows.indicator_JN)
         if self.job.data.funnel in ("error", "quarantine"):
-            tasks = self.job.tasks
             for child, parent in enumerate(self.job.parents):
                 if parent is not None:
                     names = tasks[child].source, tasks[parent].source
-                    self._found(checks.broken_funnel(label_TN[child], label_TN[parent], *names), where)
+                    child_N = rows.label_TN[child] if exposed_TN is None else rows.label_TN[child] & exposed_TN[child]
+                    self._found(checks.broken_funnel(child_N, rows.label_TN[parent], *names), where)
+
+    def _zero_or_one(self, batch: pa.RecordBatch, where: Where, name: str, what: str, out_N: Int8) -> None:
+        column = batch.column(name)
+        article = "an" if what == "indicator" else "a"
+        self._found(checks.nulls(column, name, f"{article} {what} is 0 or 1 on every row", "labels"), where)
+        given_N = column.cast(pa.int8()).to_numpy() if pa.types.is_boolean(column.type) else column.to_numpy()
+        self._found(checks.not_labels(given_N, name, what), where)
+        out_N[:] = given_N
+
+    def _values(self, batch: pa.RecordBatch, where: Where, rows: Rows) -> None:
+        """Fills in the regression labels and sample weights; `rows` has its labels and indicators."""
+        # as the collator will find them: what is promoted there is promoted in a copy here
+        label_TN, exposed_TN = rows.label_TN.copy(), self._spaces.exposed(rows.indicator_JN)
+        self._spaces.funnel(label_TN, exposed_TN)
+        own_TN = self._spaces.own(label_TN, exposed_TN)
+        trained_TN = self._spaces.trained(label_TN, rows.indicator_JN, exposed_TN, own_TN)
+        for value, out_N in zip(self.layout.values, rows.value_VN, strict=True):
+            self._value(value, batch.column(value.column), trained_TN[value.task] != 0, where, out_N)
+
+    def _value(
+        self, value: Value, column: pa.Array, trained_N: npt.NDArray[np.bool_], where: Where, out_N: Float32
+    ) -> None:
+        task = self.job.tasks[value.task]
+        what, kind = (WEIGHT, "values") if value.weight else (TARGET, "labels")
+        remedy = f"{what} on every row that task '{task.name}' is trained on"
+        self._found(checks.nulls(column, value.column, remedy, kind, trained_N), where)
+        x_N = column.cast(pa.float64(), safe=False).fill_null(0).to_numpy()
+        if value.weight:
+            self._found(checks.not_weights(x_N, trained_N, value.column), where)
+        else:
+            self._found(checks.not_targets(x_N, trained_N, value.column), where)
+            x_N = x_N if task.clip is None else np.clip(x_N, *task.clip)
+        with np.errstate(over="ignore"):
+            out_N[:] = np.where(trained_N, x_N, 0)
+        if not value.weight:
+            self._found(checks.too_large(out_N, x_N, value.column, "set the task's clip", "labels"), where)
 
 
 class _BadRows(Exception):  # noqa: N818 - found, and no error
@@ -243,7 +292,7 @@ def _in_places(layout: Layout, good: Rows, row_id_N: Int64, kept_N: Int64) -> Ro
     """The good rows in their places `kept_N` among all of `row_id_N`, the others flagged."""
     rows = Rows.lost(layout, row_id_N)
     rows.row_id_N[kept_N] = good.row_id_N
-    for name in ("id_IN", "number_FN", "label_TN"):
+    for name in MATRICES:
         getattr(rows, name)[:, kept_N] = getattr(good, name)
     for name, lists in good.lists.items():
         length_N = np.zeros(len(row_id_N), np.int32)

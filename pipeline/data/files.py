@@ -194,6 +194,8 @@ class _Planner:
         read = functools.partial(read_footer, self._fs, path, file.bytes)
         try:
             return patiently(lambda: bounded(read, self._fs, storage), storage, path)
+        except PermissionError as error:  # of rights or an expired key, not of the file: never left out
+            raise InputError(f"{path}: cannot be read ({reason(error)}); see whether you may read it") from error
         except LASTING as error:
             raise BrokenFileError(
                 f"{path}: not a whole Parquet file ({reason(error)}); see whether you may read it"
@@ -264,11 +266,19 @@ def _day_files(job: JobConfig, fs: Any, root: str, day: datetime.date) -> list[L
     return [Listed(f"{name}/{file.path}", file.bytes, file.etag) for file in files]
 
 
+def _size(entry: os.DirEntry[str]) -> int:
+    """Of a log's file; whatever else lies there may go while one looks, or be a link to nothing."""
+    try:
+        return entry.stat().st_size if entry.name.endswith(".parquet") else 0
+    except FileNotFoundError:
+        return 0  # whoever opens it says so by its name
+
+
 def _entries(fs: Any, folder: str) -> list[Listed]:
     """What lies in the folder, by name alone; seen afresh, not from a driver's cache."""
     if is_local(fs):
         with os.scandir(folder) as found:  # a tenth of what fsspec's listing costs
-            return [Listed(entry.name, entry.stat().st_size) for entry in found]
+            return [Listed(entry.name, _size(entry)) for entry in found]
     fs.invalidate_cache(folder)
     entries = fs.ls(folder, detail=True)
     names = [(entry["name"].rstrip("/").rsplit("/", 1)[-1], entry) for entry in entries]

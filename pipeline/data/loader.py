@@ -35,7 +35,10 @@ class Loader:
     ) -> None:
         lanes = source.order.lanes
         if world > lanes:
-            raise InputError(f"data.lanes: {world} ranks share {lanes} lanes; set it to {world} or more")
+            raise InputError(
+                f"data.lanes: {world} ranks share {lanes} lanes; start at most {lanes}, or set it to "
+                f"{world} or more in a new output"
+            )
         self.source = source
         self.rank, self.world, self.done = rank, world, done
         self._pin = pin  # page-locked batches, which a GPU fetches while it computes

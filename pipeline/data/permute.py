@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.data.rows import Int64, Layout, Lists, Part, Rows
+from pipeline.data.rows import MATRICES, Int64, Layout, Lists, Part, Rows
 
 
 def permuted(layout: Layout, parts: Sequence[Part], row_N: Int64) -> Rows:
     """The rows `row_N` of the parts end to end, in this order; there is at least one part."""
     rows = Rows.empty(layout, len(row_N))
-    for name in ("id_IN", "number_FN", "label_TN"):
+    for name in MATRICES:
         _permute([getattr(p.rows, name)[:, p.begin : p.end] for p in parts], row_N, getattr(rows, name))
     row_id_N = np.concatenate([p.rows.row_id_N[p.begin : p.end] for p in parts])
     np.take(row_id_N, row_N, out=rows.row_id_N, mode="clip")

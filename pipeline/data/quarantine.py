@@ -20,12 +20,10 @@ NAMED = 3
 """Pieces that a message names."""
 ROW_KINDS = ("labels", "values", "funnel")
 
-_PARTITION = f"{PARTITION_KEY}="
-
 
 def below_root(path: str) -> str:
     """A partition's file as the log names it: dt=DAY/NAME, wherever the log lies."""
-    return path[path.rindex(_PARTITION) :]
+    return "/".join(path.rsplit("/", 2)[-2:])
 
 
 @dataclasses.dataclass(frozen=True, order=True)

@@ -6,6 +6,7 @@ from memory. A failed read of a remote file is tried again from the row it had c
 
 import dataclasses
 import functools
+import itertools
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -101,9 +102,7 @@ def _read_stretch(source: Source, stretch: Stretch, fetched: "Promise | None") -
                 _reading[threading.get_ident()] = group.where
             return
         except LASTING as error:
-            said = "vanished since the run began" if isinstance(error, FileNotFoundError) else reason(error)
-            text = f"{group.where}: {said}; restore the file, or name another output to start anew"
-            raise _LostError(text, said) from error
+            raise _lasting(group, error) from error
         except _DecodeError as error:
             if local or last:
                 said = f"cannot be decoded{tries} ({error})"
@@ -119,6 +118,14 @@ def _read_stretch(source: Source, stretch: Stretch, fetched: "Promise | None") -
         finally:
             _reading.pop(threading.get_ident(), None)
         pause(attempt, storage)
+
+
+def _lasting(group: RowGroup, error: OSError) -> InputError:
+    """_LostError, unless the rights or the key are at fault and not the file: no row may be left out for those."""
+    if isinstance(error, PermissionError):
+        return InputError(f"{group.where}: cannot be read ({reason(error)}); see whether you may read it")
+    said = "vanished since the run began" if isinstance(error, FileNotFoundError) else reason(error)
+    return _LostError(f"{group.where}: {said}; restore the file, or name another output to start anew", said)
 
 
 def read_stretches(
@@ -197,13 +204,16 @@ def _chunks(footer: _Footer, group: RowGroup, columns: Sequence[str]) -> list[Ch
         leaves = chunks_of(memoryview(footer.data), footer.groups[group.index], footer.metadata.schema)
     except (PageError, IndexError) as error:
         raise _DecodeError(str(error)) from error
-    chunks: list[Chunk] = []
+    below: dict[str, list[int]] = {}
+    for place, leaf in enumerate(leaves):
+        for prefix in itertools.accumulate(leaf.name.split("."), lambda path, part: f"{path}.{part}"):
+            below.setdefault(prefix, []).append(place)
+    found: set[int] = set()  # by place: of 'age' and 'age.years' both names ask for the second
     for name in columns:
-        found = [leaf for leaf in leaves if leaf.name == name or leaf.name.startswith(f"{name}.")]
-        if not found:
+        if name not in below:
             raise InputError(f"{group.path}: column '{name}' is missing; write the file with it")
-        chunks += found
-    chunks.sort(key=lambda chunk: chunk.start)
+        found.update(below[name])
+    chunks = sorted((leaves[place] for place in found), key=lambda chunk: chunk.start)
     end = 1
     for chunk in chunks:
         if not end <= chunk.start < chunk.end <= group.file_bytes - group.footer_bytes:

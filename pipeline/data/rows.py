@@ -3,7 +3,8 @@ No torch.
 
 Table rows lie in 32 bits until they are batched: half the memory of the shuffle, half the traffic.
 
-Shapes: N rows, I features of one id, F of one number, T labels, M elements of all N lists of a feature end to end.
+Shapes: N rows, I features of one id, F of one number, T labels, J indicators, V regression labels and sample weights,
+M elements of all N lists of a feature end to end.
 """
 
 import dataclasses
@@ -22,6 +23,18 @@ Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
 
 
+class Value(NamedTuple):
+    """A number of a task's: its regression label, or the weight of a row in its loss."""
+
+    task: int
+    column: str
+    weight: bool
+
+
+MATRICES = ("id_IN", "number_FN", "label_TN", "indicator_JN", "value_VN")
+"""The fields of Rows with a row a column of the log."""
+
+
 class Layout:
     """Which column lies where in Rows."""
 
@@ -32,6 +45,12 @@ class Layout:
         """Features of one id a row, in the order of the rows of `id_IN`."""
         self.numbers = [f.name for f in job.features if isinstance(f, FloatFeature)]
         self.labels = [t.name for t in job.tasks]
+        self.indicators = [t.name for t in job.tasks if t.indicator]
+        """Tasks with an indicator, in the order of the rows of `indicator_JN`."""
+        tasks = list(enumerate(job.tasks))
+        self.values = [Value(k, t.source, weight=False) for k, t in tasks if t.kind == "regression"]
+        self.values += [Value(k, t.sample_weight, weight=True) for k, t in tasks if t.sample_weight]
+        """In the order of the rows of `value_VN`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +75,10 @@ class Rows:
     id_IN: Int32
     number_FN: Float32
     label_TN: Int8
+    """0 throughout for a regression task."""
+    indicator_JN: Int8
+    value_VN: Float32
+    """0 where the task is not trained."""
     lists: dict[str, Lists]
     unknown: frozenset[str]
     """Features of which some of these rows' ids may be out of vocabulary; of the others none is."""
@@ -70,6 +93,8 @@ class Rows:
             np.empty((len(layout.ids), rows), np.int32),
             np.empty((len(layout.numbers), rows), np.float32),
             np.empty((len(layout.labels), rows), np.int8),
+            np.empty((len(layout.indicators), rows), np.int8),
+            np.empty((len(layout.values), rows), np.float32),
             {},
             frozenset(),
         )
@@ -88,6 +113,8 @@ class Rows:
             np.zeros((len(layout.ids), rows), np.int32),
             np.zeros((len(layout.numbers), rows), np.float32),
             np.zeros((len(layout.labels), rows), np.int8),
+            np.zeros((len(layout.indicators), rows), np.int8),
+            np.zeros((len(layout.values), rows), np.float32),
             lists,
             frozenset(),
             flagged=True,

@@ -15,15 +15,16 @@ from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode
 from torch import nn
 from torchrec.distributed.embedding_types import EmbeddingComputeKernel
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
-from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, ParameterConstraints, Topology
 from torchrec.distributed.planner.types import PlannerError
 from torchrec.distributed.sharding_plan import construct_module_sharding_plan, row_wise
 from torchrec.distributed.types import EmbeddingModuleShardingPlan, ShardingPlan
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from pipeline.embedding.tables import TABLE_PREFIX, initialise_tables
+from pipeline.embedding.tables import initialise_tables, module_name
 from schemas.errors import InputError
+from schemas.features import TableSpec
 from schemas.job import EmbeddingOptimizerConfig, JobConfig
 
 OPTIMIZERS = {
@@ -57,7 +58,7 @@ def sharding_plan(model: nn.Module, job: JobConfig, device: torch.device) -> Sha
     planner = EmbeddingShardingPlanner(
         topology=_topology(world, local_world, device),
         batch_size=max(1, job.train.batch_size // world),
-        constraints={TABLE_PREFIX + name: _constraints(job, name, device) for name in job.tables},
+        constraints={module_name(name): _constraints(table, device) for name, table in job.trained_tables.items()},
     )
     group = dist.GroupMember.WORLD
     assert group is not None
@@ -82,13 +83,13 @@ def _topology(world: int, local_world: int, device: torch.device) -> Topology:
     )
 
 
-def _constraints(job: JobConfig, name: str, device: torch.device) -> ParameterConstraints:
-    sharding = job.tables[name].sharding
+def _constraints(table: TableSpec, device: torch.device) -> ParameterConstraints:
+    sharding = table.sharding
     if sharding == "row_wise" and device.type == "cpu":
         kinds = ["table_wise"]  # the CPU planner does not offer row-wise: laid by hand below
     else:
         kinds = AUTO[device.type] if sharding == "auto" else [sharding]
-    dim, shards = job.tables[name].dim, max(dist.get_world_size(), 2)
+    dim, shards = table.dim, max(dist.get_world_size(), 2)
     # column shards: as near to one a rank as the width allows, each a multiple of 4
     widths = sorted((w for w in range(4, dim, 4) if dim % w == 0), key=lambda w: (abs(dim // w - shards), -w))
     return ParameterConstraints(
@@ -102,7 +103,8 @@ def _lay_rows(plan: ShardingPlan, model: nn.Module, job: JobConfig, world: int, 
     """Replaces the plan's entry of every row-wise table."""
     # the kernel is named: left to itself TorchRec makes them dense parameters, outside the fused optimizer
     laid = row_wise(compute_kernel=EmbeddingComputeKernel.FUSED.value)
-    generators = {TABLE_PREFIX + name: laid for name, table in job.tables.items() if table.sharding == "row_wise"}
+    tables = job.trained_tables.items()
+    generators = {module_name(name): laid for name, table in tables if table.sharding == "row_wise"}
     for path, module in model.named_modules():
         if generators and isinstance(module, EmbeddingBagCollection):
             rows = construct_module_sharding_plan(
@@ -122,7 +124,12 @@ def shard(model: nn.Module, job: JobConfig, device: torch.device) -> Distributed
     """The model with its tables sharded and initialised from the seed, its dense part replicated by DDP."""
     plan = sharding_plan(model, job, device)
     sharded = DistributedModelParallel(
-        module=model, device=device, plan=plan, sharders=[sharder(job.embedding_optimizer, device)]
+        module=model,
+        device=device,
+        plan=plan,
+        sharders=[sharder(job.embedding_optimizer, device)],
+        # a static graph's first all-reduce is started by whatever first walks the graph, a task's own gradient included
+        data_parallel_wrapper=DefaultDataParallelWrapper(static_graph=not job.balance.measured),
     )
     initialise_tables(sharded, job)
     return sharded

@@ -22,22 +22,39 @@ def embedding_tables(job: JobConfig) -> EmbeddingBagCollection:
     """The collection on the meta device: nothing is allocated before it is sharded.
 
     Every table pools by sum; means are weights (see `JobConfig.weighted_ids`). Every table has its out-of-vocabulary
-    row last.
+    row last. Copies of a table, a task each, all read the same features.
     """
     return EmbeddingBagCollection(
         device=torch.device("meta"),
         is_weighted=job.weighted_ids,
         tables=[
             EmbeddingBagConfig(
-                name=TABLE_PREFIX + name,
+                name=module_name(name),
                 num_embeddings=table.rows + 1,
                 embedding_dim=table.dim,
-                feature_names=[f.name for f in job.embedded if f.table_name == name],
+                feature_names=[f.name for f in job.embedded if f.table_name == _declared(name)],
                 pooling=PoolingType.SUM,
             )
-            for name, table in job.tables.items()
+            for name, table in job.trained_tables.items()
         ],
     )
+
+
+def module_name(table: str) -> str:
+    """What TorchRec is told a table's name is: a module's name has no dot."""
+    return TABLE_PREFIX + table.replace(".", "-")
+
+
+def pooled_keys(job: JobConfig) -> list[list[str]]:
+    """Names of the pooled features in the order of the YAML: one list, or with separate embeddings one a task."""
+    if not job.separate_embeddings:
+        return [[f.name for f in job.embedded]]
+    copies = len(job.tasks)
+    return [
+        # TorchRec tells the tables of a feature apart where it points into several
+        [f.name if copies == 1 else f"{f.name}@{module_name(f'{task.name}.{f.table_name}')}" for f in job.embedded]
+        for task in job.tasks
+    ]
 
 
 def pooled_width(job: JobConfig) -> int:
@@ -52,20 +69,27 @@ def initialise_tables(model: nn.Module, job: JobConfig) -> None:
         name = table_of(key)
         if name is None:
             continue
-        spec = job.tables[name]
+        spec = job.trained_tables[name]
+        # by the declared name: a task's copy starts as the table of a job of this task alone would
+        seed = _table_seed(job.seed, _declared(name))
         if isinstance(value, ShardedTensor):
             for shard in value.local_shards():
                 row, column = shard.metadata.shard_offsets
-                _fill(shard.tensor, spec, _table_seed(job.seed, name), row, column)
+                _fill(shard.tensor, spec, seed, row, column)
         else:
-            _fill(value, spec, _table_seed(job.seed, name), 0, 0)
+            _fill(value, spec, seed, 0, 0)
 
 
 def table_of(key: str) -> str | None:
     """Table of a state-dict key `...embedding_bags.<table>.weight`."""
     parts = key.split(".")
     found = len(parts) > 2 and parts[-3] == "embedding_bags" and parts[-1] == "weight"
-    return parts[-2].removeprefix(TABLE_PREFIX) if found else None
+    return parts[-2].removeprefix(TABLE_PREFIX).replace("-", ".") if found else None
+
+
+def _declared(name: str) -> str:
+    """The table that `name` is, or is a task's copy of."""
+    return name.rpartition(".")[2]
 
 
 def _table_seed(seed: int, name: str) -> int:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
+from pipeline.storage import filesystem, is_local
 from schemas.errors import InputError
 
 LOCK = ".lock"
@@ -75,15 +76,16 @@ def sole_writer(output: str) -> Iterator[None]:
 
     A URL cannot be held: there a run finds the other's commit before its own next one (checkpoint.py).
     """
-    if "://" in output:
+    fs, folder = filesystem(output)
+    if not is_local(fs):
         yield
         return
     refused: list[str | None] = [None]
     lock = -1
     if dist.get_rank() == 0:
         try:
-            Path(output).mkdir(parents=True, exist_ok=True)
-            lock = os.open(Path(output) / LOCK, os.O_RDWR | os.O_CREAT)
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            lock = os.open(Path(folder) / LOCK, os.O_RDWR | os.O_CREAT)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             refused = [f"output: another run is writing to '{output}'; wait for it, end it, or name another output"]

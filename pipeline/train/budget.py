@@ -23,11 +23,16 @@ class Budget:
 
     def __init__(self, job: JobConfig, training: Manifest, evaluation: Manifest | None = None) -> None:
         bad = job.data.bad
-        self.active = job.data.quarantine
+        self._quarantine = job.data.quarantine
         self.training = QuarantineLog("train", bad, left_out(training))
         self.evaluation = QuarantineLog("eval", bad, left_out(evaluation) if evaluation else ())
         self.path = f"{job.output}/{LOG}"
         """Where the log is written."""
+
+    @property
+    def active(self) -> bool:
+        """Whether there is a log: quarantine is on, or was when this run left something out."""
+        return self._quarantine or bool(self.training.totals[0] or self.evaluation.totals[0])
 
     def content(self) -> bytes:
         """Both logs, as a file."""

@@ -181,6 +181,7 @@ class _Save:
                 f"{self.store.address(others[-1])}: another run commits to this output; end one of the two, and name "
                 "another output for it"
             )
+        self.store.check_seen(name, files)
         self.store.commit(name, self.progress, self.job, self.data, files, time.time())
         self.store.prune(self.keep_last, self.abandoned_seconds)
         return sum(told.bytes for told in files.values())

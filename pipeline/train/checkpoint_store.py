@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,8 @@ FORMAT = 2
 """Of the manifest and of the names in the checkpoint. 1 held TorchRec's own names, which change with the plan."""
 MANIFEST = "manifest.json"
 READ_BYTES = 1 << 22
+SEEN_SECONDS = 30.0
+"""How long another rank's file may take to be seen."""
 REMEDY = {
     "written": "the checkpoint before it is whole. Free space or mend the rights, or name another output",
     "removed": "the newest checkpoint is whole. Mend the rights or the connection",
@@ -196,6 +199,32 @@ class CheckpointStore:
                 self.fs.pipe_file(self.where(name, file), content)
         return note(content)
 
+    def check_seen(self, name: str, files: dict[str, FileNote]) -> None:
+        """Raises InputError where a file that some rank has written is not here in its size.
+
+        Nodes that do not share `output` would each keep a part, and the manifest would name files that are not there.
+        """
+        deadline = time.monotonic() + SEEN_SECONDS
+        while unlike := self._unlike(name, files):
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"{self.address(name)}: rank 0 does not see {unlike[0]}, which another rank has written, so it is "
+                    "not committed. Name as output a folder that all nodes mount, or a URL, the same on every node"
+                )
+            time.sleep(0.2)  # a network file system may show another node's file late
+
+    def _unlike(self, name: str, files: dict[str, FileNote]) -> list[str]:
+        """Those of the files that are not here, or in another size."""
+        with self.told(name, "read"):
+            if self.local:  # by name: a folder's listing may be an older one
+                paths = {file: Path(self.where(name, file)) for file in files}
+                size = {file: path.stat().st_size for file, path in paths.items() if path.exists()}
+            else:
+                self.fs.invalidate_cache()
+                found = self.fs.find(self.where(name), detail=True)
+                size = {path.rsplit("/", 1)[-1]: told["size"] for path, told in found.items()}
+        return sorted(file for file, told in files.items() if size.get(file) != told.bytes)
+
     def commit(
         self, name: str, progress: Progress, job: dict[str, Any], data: str, files: dict[str, FileNote], written: float
     ) -> None:
@@ -245,8 +274,10 @@ class CheckpointStore:
     def _age(self, name: str, newest: str) -> float:
         """Seconds from the attempt's last file to the newest commit."""
         with self.told(name, "read"):
-            last = max(self.fs.modified(file) for file in self.fs.find(self.where(name)))
-            return (self.fs.modified(self.where(newest, MANIFEST)) - last).total_seconds()
+            written = [self.fs.modified(file) for file in self.fs.find(self.where(name))]
+            if not written:
+                return 0.0  # a folder, where the store has such things, in which another run may be about to write
+            return (self.fs.modified(self.where(newest, MANIFEST)) - max(written)).total_seconds()
 
     def _manifest(self, name: str) -> tuple[Commit, float] | None:
         """The commit and when it was written; None where the manifest is not there or not whole."""

@@ -1,6 +1,7 @@
 """What a person reads in the terminal: the progress line and the closing table."""
 
 from pipeline.metrics import BinaryMetrics, Metrics
+from pipeline.model import NetworkSize
 from pipeline.train.budget import left_out_words
 from pipeline.train.checkpoint import Saved
 from pipeline.train.loop import Report
@@ -19,17 +20,27 @@ def duration(seconds: float) -> str:
 
 
 def progress_line(report: Report) -> str:
-    """Step, rows done of all, rows/s, time left, and each task's windowed AUC."""
+    """Step, rows done of all, rows/s, time left, and each task's windowed AUC, or MSE of a regression task."""
     progress = report.progress
     share = progress.samples / max(report.total_rows, 1)
     aucs = "  ".join(f"{task} {_number(m.auc, '.4f')}" for task, m in report.metrics.own.items())
+    mses = "  ".join(f"{task} {_number(m.mse, '.4g')}" for task, m in report.metrics.regression.items())
     broken = ", ".join(f"{count:,} {task}" for task, count in report.broken.items())
     return (
         f"step {progress.step:>6}  {progress.samples:>11,} of {report.total_rows:,} rows ({share:4.0%})  "
-        f"{report.rows_per_second:>9,.0f} rows/s  {duration(report.seconds_left):>6} left  AUC {aucs}"
+        f"{report.rows_per_second:>9,.0f} rows/s  {duration(report.seconds_left):>6} left"
+        + (f"  AUC {aucs}" if aucs else "")
+        + (f"  MSE {mses}" if mses else "")
+        + (f"  weights {_weights(report)}" if report.balanced else "")
+        + (f"  penalty {report.penalty:.3g}" if report.penalty is not None else "")
         + (f"  funnel broken: {broken}" if broken else "")
         + (f"  quarantined: {left_out_words(*report.left_out)}" if any(report.left_out) else "")
     )
+
+
+def _weights(report: Report) -> str:
+    weights = "  ".join(f"{task} {weight:.3g}" for task, weight in report.weights.items())
+    return weights + (f"  least cosine {report.cosine:.2f}" if report.cosine is not None else "")
 
 
 def checkpoint_line(saved: Saved) -> str:
@@ -48,12 +59,26 @@ def evaluation_line(done: int, total: int, rows_per_second: float) -> str:
     )
 
 
+def size_line(size: NetworkSize) -> str:
+    """Parameters of the dense network and of the tables, its FLOPs a row, and the widths of its layers."""
+    widths = ", ".join(f"{key} {sizes}" for key, sizes in size.widths.items())
+    return (
+        f"network {size.dense_parameters:,} parameters ({widths}), {size.flops_per_row:,} FLOPs a row forward; "
+        f"tables {size.table_parameters:,} parameters"
+    )
+
+
 def metrics_table(metrics: Metrics, attainable: dict[str, float]) -> str:
-    """A row a task on its own space and a row a joint probability over all exposures.
+    """A row a task on its own space and a row a joint probability over all exposures; regression tasks below.
 
     `attainable` holds the best AUC that the declared truth allows, by row name; where it is given, the table says how
     much of the lift over .5 was reached.
     """
+    tables = [_binary_table(metrics, attainable)] if metrics.own else []
+    return "\n\n".join(tables + ([_regression_table(metrics)] if metrics.regression else []))
+
+
+def _binary_table(metrics: Metrics, attainable: dict[str, float]) -> str:
     rows = {task: m for task, m in metrics.own.items()}
     rows |= {f"{task} (joint)": m for task, m in metrics.joint.items()}
     head = ["task", "rows", "positives", "AUC", "95% interval", "log loss", "NE", "calibration"]
@@ -65,6 +90,20 @@ def metrics_table(metrics: Metrics, attainable: dict[str, float]) -> str:
         if attainable:
             line += _reached(m, attainable.get(name))
         lines.append(line)
+    return _aligned(lines)
+
+
+def _regression_table(metrics: Metrics) -> str:
+    lines = [["task", "rows", "MSE", "95% interval", "MAE", "R2"]]
+    for name, m in metrics.regression.items():
+        interval = UNDEFINED if m.mse_low is None else f"{m.mse_low:.4g} - {m.mse_high:.4g}"
+        lines.append([name, f"{m.rows:,}", _number(m.mse, ".4g"), interval])
+        lines[-1] += [_number(m.mae, ".4g"), _number(m.r2, ".4f")]
+    return _aligned(lines)
+
+
+def _aligned(lines: list[list[str]]) -> str:
+    """The first line is the head."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     lines.insert(1, ["-" * width for width in widths])
     return "\n".join(

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -26,7 +27,7 @@ from pipeline.train.pieces import Pieces, State
 from pipeline.train.restore import load_training, load_window
 from pipeline.train.step import StepOutput, TrainStep
 from pipeline.train.stop import REGROUP, Stop, Stopped
-from schemas.errors import InputError
+from schemas.errors import InputError, redacted
 from schemas.job import JobConfig
 
 STOP_EVERY = 8
@@ -42,7 +43,7 @@ class Report:
     rows_per_second: float
     metrics: Metrics
     losses: dict[str, float]
-    """Mean loss of each task on its own space; left out where the window holds none of its rows."""
+    """Mean loss of each task over the rows it is trained on, weighted; left out where the window holds none of them."""
     dense_lr: float
     unknown: dict[str, float]
     """Share of each sparse feature's ids that were out of vocabulary."""
@@ -50,6 +51,14 @@ class Report:
     """Rows of each child task whose label is 1 under a parent's 0."""
     left_out: tuple[int, int] = (0, 0)
     """Rows, and row groups, that the run has left out so far."""
+    penalty: float | None = None
+    """What the weights added to the loss of the window's last step; None for an architecture that adds nothing."""
+    weights: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Weight of each task's loss in the window's last step."""
+    cosine: float | None = None
+    """The least cosine between the gradients of two tasks in that step; None where balancing took none."""
+    balanced: bool = False
+    """Whether those weights are others than the declared ones."""
 
     @property
     def seconds_left(self) -> float:
@@ -209,7 +218,7 @@ class Training:
             try:
                 self.checkpoints.wait()
             except Exception as error:
-                print(f"the save in the background failed as well: {error}", file=sys.stderr, flush=True)
+                print(redacted(f"the save in the background failed as well: {error}"), file=sys.stderr, flush=True)
             raise
         self.checkpoints.wait()
 
@@ -242,6 +251,18 @@ def _farewell(why: str, where: str) -> str:
     return f"stopped by {why} {where}; the same command goes on from there"
 
 
+def metric_window(job: JobConfig, ranks: Ranks) -> MetricWindow:
+    """An empty window of the job's tasks."""
+    return MetricWindow(
+        [task.name for task in job.tasks],
+        job.parents,
+        ranks.device,
+        links=job.links,
+        regression=[k for k, task in enumerate(job.tasks) if task.kind == "regression"],
+        exposures=any(task.indicator for task in job.tasks),
+    )
+
+
 class _Window:
     """What is gathered between two progress lines; it is part of a checkpoint, so a line covers the same rows."""
 
@@ -249,9 +270,10 @@ class _Window:
         self._training = training
         self._features = [f.name for f in training.job.embedded]
         self._tasks = [t.name for t in training.job.tasks]
-        self._metrics = MetricWindow(self._tasks, training.job.parents, training.ranks.device)
+        self._metrics = metric_window(training.job, training.ranks)
         self._outputs: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._counts: list[torch.Tensor] = []
+        self._last: StepOutput | None = None
 
     def begin(self, progress: Progress) -> None:
         """From here on time is training's: a rate counts no row that an attempt before this one trained."""
@@ -261,11 +283,9 @@ class _Window:
         """What is gathered so far, for a checkpoint; nothing between windows."""
         if not self._outputs:
             return {}
-        logits_NT, flags_NF = self._metrics.rows()
         sums_S2T = torch.stack([torch.stack(pair) for pair in self._outputs])
         return {
-            f"{rank}/logits": Pieces.whole(logits_NT),
-            f"{rank}/flags": Pieces.whole(flags_NF),
+            **{f"{rank}/{name}": Pieces.whole(rows) for name, rows in self._metrics.rows().items()},
             f"{rank}/counts": Pieces.whole(torch.stack(self._counts).sum(0)),
             "all/sums": Pieces.whole(sums_S2T),  # of all ranks already; step by step, so that they add up alike
         }
@@ -276,7 +296,8 @@ class _Window:
         saved = {name: value.to(device) for name, value in saved.items()}
         for name in saved:
             if name.endswith("/logits"):
-                self._metrics.restore(saved[name], saved[name.removesuffix("logits") + "flags"])
+                of_rank = {each: name.removesuffix("logits") + each for each in ("logits", "flags", "values")}
+                self._metrics.restore({each: saved[own] for each, own in of_rank.items() if own in saved})
             elif name.endswith("/counts"):
                 self._counts.append(saved[name])
         if "all/sums" in saved:
@@ -288,8 +309,9 @@ class _Window:
 
     def add(self, output: StepOutput) -> None:
         batch = output.batch
-        self._metrics.update(output.logits_BT, batch.labels_BT, batch.space_BT)
+        self._metrics.update(output.logits_BT, batch.labels_BT, batch.space_BT, batch.exposed_BT)
         self._outputs.append((output.sums.loss_T, output.sums.rows_T))
+        self._last = output
         self._counts.append(torch.cat([batch.unknown_K, batch.ids_K, batch.broken_T]))
 
     def leave_out(self, seconds: float) -> None:
@@ -317,11 +339,23 @@ class _Window:
                 unknown={f: u / max(n, 1) for f, u, n in zip(self._features, unknown_K, all_K, strict=True)},
                 broken={t: n for t, n in zip(self._tasks, broken_T, strict=True) if n},
                 left_out=self._training.budget.training.totals,
+                **self._of_the_last_step(),
             )
         self._metrics.reset()
-        self._outputs, self._counts = [], []
+        self._outputs, self._counts, self._last = [], [], None
         self.begin(progress)
         return report
+
+    def _of_the_last_step(self) -> dict[str, Any]:
+        last = self._last
+        if last is None:
+            return {}
+        return {
+            "penalty": None if last.penalty is None else last.penalty.item(),
+            "weights": dict(zip(self._tasks, last.weights, strict=True)),
+            "cosine": last.cosine,
+            "balanced": self._training.job.balance.method != "fixed",
+        }
 
 
 @torch.no_grad()
@@ -340,7 +374,7 @@ def evaluate(
     ranks.stop.defer()
     budget = budget or Budget(job, manifest, manifest)
     left_out: list[Piece] = []
-    window = MetricWindow([t.name for t in job.tasks], job.parents, ranks.device)
+    window = metric_window(job, ranks)
     model.eval()
     source = epoch_source(job, manifest, epoch=0, shuffle=False)
     began = told = time.perf_counter()
@@ -351,7 +385,7 @@ def evaluate(
                 left_out = []
             left_out += batch.left_out
             batch = batch.to(ranks.device)
-            window.update(model(batch), batch.labels_BT, batch.space_BT)
+            window.update(model(batch), batch.labels_BT, batch.space_BT, batch.exposed_BT)
             if ranks.first and time.perf_counter() - told > 10:
                 told = time.perf_counter()
                 tell(batch.end_row, batch.end_row / (told - began))

@@ -75,7 +75,7 @@ def opening_lines(parent: Parent, migration: Migration, optimizer: bool) -> list
         "new": "new, from the seed",
         "resized": "resized",
         "removed": "removed",
-        "mixed": "note: what other tasks read begins changed, since a gate sees other experts",
+        "mixed": "note: what other tasks read begins changed, since a gate sees other experts, or a stitch other tasks",
     }
     lines += [f"  {what[kind]}: {', '.join(told[kind])}" for kind in what if told[kind]]
     lines.append(f"  tensors: {', '.join(f'{count} {kind}' for kind, count in migration.counts().items())}")

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from pipeline.axes import Axes, Axis, own_names
-from pipeline.model import DenseNetwork
+from pipeline.model import DenseNetwork, layer_widths
+from schemas.errors import InputError
 from schemas.job import JobConfig
 
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
@@ -38,7 +39,7 @@ class DenseMove:
     resized: bool
     """Whether either tensor has places that the other has not."""
     mixes: bool
-    """Whether such places are no inputs: experts that a gate begins or ceases to see."""
+    """Whether such places are no inputs: what a gate or a stitch begins or ceases to see."""
 
     @torch.no_grad()
     def weights(self, new: Tensor, old: Tensor) -> None:
@@ -126,12 +127,16 @@ class Migration:
 
 
 def plan_migration(old: JobConfig, new: JobConfig) -> Migration:
-    """The migration between the models of two jobs whose differences were checked."""
+    """The migration between the models of two jobs whose differences were checked.
+
+    Raises InputError where `match_parameters` found other widths for the one than for the other.
+    """
+    _check_widths(old, new)
     with torch.device("meta"):
         before, after = DenseNetwork(old), DenseNetwork(new)
     old_axes, new_axes = before.axes(), after.axes()
     old_names, new_names = own_names(before, old_axes), own_names(after, new_axes)
-    both = [name for name in new.tables if name in old.tables]
+    both = [name for name in new.trained_tables if name in old.trained_tables]
     return Migration(
         dense=[
             _dense_move(name, old_names[name], new_names[name], old_axes, new_axes)
@@ -141,13 +146,25 @@ def plan_migration(old: JobConfig, new: JobConfig) -> Migration:
         dense_new={name: own for name, own in new_names.items() if name not in old_names},
         dense_removed={name: own for name, own in old_names.items() if name not in new_names},
         tables=[TableMove(name, _shape(old, name), _shape(new, name)) for name in both],
-        tables_new=[name for name in new.tables if name not in old.tables],
-        tables_removed=[name for name in old.tables if name not in new.tables],
+        tables_new=[name for name in new.trained_tables if name not in old.trained_tables],
+        tables_removed=[name for name in old.trained_tables if name not in new.trained_tables],
     )
 
 
+def _check_widths(old: JobConfig, new: JobConfig) -> None:
+    before, after = layer_widths(old), layer_widths(new)
+    matched = old.model.match_parameters or new.model.match_parameters
+    if matched and before != after:
+        key, widths = next(iter(before.items()))
+        raise InputError(
+            f"model.match_parameters: the parent's {key} are {widths}, and here {after[key]} would match; weights "
+            f"cannot be migrated between them. Set model.{key} to {widths} without match_parameters, or start anew"
+        )
+
+
 def _shape(job: JobConfig, table: str) -> tuple[int, int]:
-    return job.tables[table].rows + 1, job.tables[table].dim
+    spec = job.trained_tables[table]
+    return spec.rows + 1, spec.dim
 
 
 def _dense_move(name: str, old_name: str, new_name: str, old_axes: Axes, new_axes: Axes) -> DenseMove:

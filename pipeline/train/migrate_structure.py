@@ -12,19 +12,22 @@ from pydantic import ValidationError
 from schemas.errors import InputError
 from schemas.features import EmbeddedFeature, FeatureSpec, FloatFeature, IdFeature, IdListFeature, StringFeature
 from schemas.job import JobConfig
+from schemas.model import SCALED
 from schemas.strict import nearest
-from schemas.tasks import TaskSpec
 
 VOCABULARIES = "vocabularies"
 """Beside a job's settings in its checkpoints: the fingerprint of each feature's vocabulary, by feature."""
 FREE = ("name", "output", "seed", "data", "train", "tracking", "warm_start", "dense_optimizer")
 """Settings of the job that are no structure."""
+FREE_WITH_STATE = ("balance",)
+"""Free as well, but a checkpoint's own is kept, since it says what was learnt there: that comes along where it fits."""
 FREE_IN_TABLE = ("sharding", "init_scale")
-FREE_IN_TASK = ("weight", "decay", "decay_per")
+FREE_IN_TASK = ("weight", "decay", "decay_per", "sample_weight")
 FREE_IN_MODEL = ("dropout",)
 FREE_IN_OPTIMIZER = ("lr", "eps")
-VOUCHED = ("column", "weights", "missing", "label")
-"""Where a feature or label is read: the weights stay as they are, and the user vouches that they mean the same."""
+VOUCHED = ("column", "weights", "missing", "label", "clip", "indicator", "space")
+"""Where a feature or label is read, and on which rows: the weights stay as they are, and the user vouches that they
+mean the same, or are to be trained on to mean the other."""
 ANOTHER_NAME = "declare it under another name, which starts anew, and remove this one"
 
 
@@ -101,7 +104,8 @@ def differences(
     out += _model(old, new)
     out += _optimizer(old, new)
     for key in JobConfig.model_fields:
-        compared = key in (*FREE, "tables", "features", "tasks", "model", "embedding_optimizer")
+        structure = ("tables", "features", "tasks", "space", "model", "embedding_optimizer")
+        compared = key in (*FREE, *FREE_WITH_STATE, *structure)
         if not compared and getattr(old, key) != getattr(new, key):
             out.append(Difference(key, "changed", "set it back"))
     return out
@@ -176,15 +180,16 @@ def _feature(feature: FeatureSpec) -> dict[str, Any]:
 
 
 def _tasks(old: JobConfig, new: JobConfig) -> list[Difference]:
-    before, after = ({task.name: task for task in job.tasks} for job in (old, new))
+    before, after = ({task.name: _task(job, place) for place, task in enumerate(job.tasks)} for job in (old, new))
     out = _came_and_went("tasks", list(before), list(after))
     for name in (name for name in after if name in before):
-        out += _fields(f"tasks.{name}", _task(before[name]), _task(after[name]), FREE_IN_TASK)
+        out += _fields(f"tasks.{name}", before[name], after[name], FREE_IN_TASK)
     return out
 
 
-def _task(task: TaskSpec) -> dict[str, Any]:
-    return task.model_dump() | {"label": task.source}
+def _task(job: JobConfig, place: int) -> dict[str, Any]:
+    """The task's settings, spelt out."""
+    return job.tasks[place].model_dump() | {"label": job.tasks[place].source, "space": job.spaces[place]}
 
 
 def _fields(path: str, before: dict[str, Any], after: dict[str, Any], free: tuple[str, ...]) -> list[Difference]:
@@ -204,9 +209,13 @@ def _model(old: JobConfig, new: JobConfig) -> list[Difference]:
     refused = "its weights have no place in the other network; set it back, or start anew"
     if before["arch"] != after["arch"]:
         return [Difference("model.arch", f"{before['arch']} -> {after['arch']}", refused)]
-    experts = [dict(zip([t.name for t in job.tasks], job.task_experts(), strict=True)) for job in (old, new)]
-    both = experts[0].keys() & experts[1].keys()
-    before["task_experts"], after["task_experts"] = ({t: n for t, n in own.items() if t in both} for own in experts)
+    tasks = [[task.name for task in job.tasks] for job in (old, new)]
+    for model, job, names in zip((before, after), (old, new), tasks, strict=True):
+        for field, told in job.model.by_task(names).items():  # of the tasks that both have
+            model[field] = {task: value for task, value in told.items() if task in tasks[0] and task in tasks[1]}
+    if before["match_parameters"] or after["match_parameters"]:  # the widths are found, and compared in migrate_plan
+        for model in (before, after):
+            model |= dict.fromkeys(("match_parameters", *(k for k in model if k in SCALED)))
     return [
         Difference(f"model.{field}", f"{before[field]} -> {after[field]}", refused)
         for field in after

@@ -1,6 +1,7 @@
 """The optimizers of one model as one: fused tables, replicated tables, dense network."""
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,7 +23,7 @@ class Optimizers:
         for name, parameter in in_backward_optimizer_filter(model.named_parameters()):
             (replicated if "embedding_bags." in name else dense)[name] = parameter
         self._config = job.dense_optimizer
-        self._dense = KeyedOptimizerWrapper(dense, lambda params: _adamw(params, job.dense_optimizer))
+        self._dense = KeyedOptimizerWrapper(dense, lambda _: _adamw(dense, job.dense_optimizer))
         parts = [model.fused_optimizer, self._dense]
         if replicated:
             # TorchRec leaves a data-parallel table to the dense optimizer; here it gets the rule of the others
@@ -53,8 +54,13 @@ def learning_rate(config: DenseOptimizerConfig, step: int, steps: int) -> float:
     return config.lr * (config.final_lr_fraction + (1 - config.final_lr_fraction) * falling)
 
 
-def _adamw(params: list[nn.Parameter], config: DenseOptimizerConfig) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(params, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay)
+def _adamw(params: dict[str, nn.Parameter], config: DenseOptimizerConfig) -> torch.optim.Optimizer:
+    balance = [parameter for name, parameter in params.items() if ".balance." in name]
+    network = [parameter for name, parameter in params.items() if ".balance." not in name]
+    groups: list[dict[str, Any]] = [{"params": network, "weight_decay": config.weight_decay}]
+    if balance:  # a log variance has no reason to be small
+        groups.append({"params": balance, "weight_decay": 0.0})
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
 
 
 def _replica(params: list[nn.Parameter], config: EmbeddingOptimizerConfig) -> torch.optim.Optimizer:

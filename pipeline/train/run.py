@@ -4,17 +4,19 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+from pydantic import ValidationError
+
 from pipeline.data.freeze import STORED, Planned, drift_notes, late_files, late_note
 from pipeline.data.manifest import Manifest
 from pipeline.data.vocabulary_lookup import fingerprints
 from pipeline.embedding.sharding import shard
 from pipeline.metrics import Metrics
-from pipeline.model import RankingModel
+from pipeline.model import RankingModel, network_size
 from pipeline.tracking import Tracking
 from pipeline.train.agreement import check_agreement, first_rank, sole_writer
 from pipeline.train.budget import Budget, left_out_words
 from pipeline.train.checkpoint import Checkpoints, Commit, Progress, Saved
-from pipeline.train.console import checkpoint_line, evaluation_line, metrics_table, progress_line
+from pipeline.train.console import checkpoint_line, evaluation_line, metrics_table, progress_line, size_line
 from pipeline.train.dist import Ranks
 from pipeline.train.loop import Report, Training, evaluate
 from pipeline.train.migrate import load_parent, opening_lines
@@ -76,6 +78,7 @@ def _run_job(
     if commit is None and job.warm_start is not None:
         parent = first_rank(lambda: find_parent(job, config[VOCABULARIES]))
 
+    size = network_size(job)
     model = RankingModel(job)
     sharded = shard(model, job, ranks.device)
     if job.train.compile:
@@ -89,7 +92,8 @@ def _run_job(
     for log in (budget.training, budget.evaluation):
         log.check_budget(budget.path)  # what planning left out, or a budget that was lowered
 
-    tracking = Tracking(job, "train", config | {"world_size": ranks.world} | begun.tracked) if ranks.first else None
+    told = {"world_size": ranks.world, "size": dataclasses.asdict(size)}
+    tracking = Tracking(job, "train", config | told | begun.tracked) if ranks.first else None
 
     def say(text: str) -> None:
         if ranks.first:
@@ -97,7 +101,7 @@ def _run_job(
 
     failed = True
     try:
-        lines = [_opening(job, loop, evaluation, ranks, start), *begun.lines, *planned.notes()]
+        lines = [_opening(job, loop, evaluation, ranks, start), size_line(size), *begun.lines, *planned.notes()]
         lines += drift_notes(evaluation) if evaluation else []
         lines += [f"note: {at}: its manifest is cut short; passed over" for at in checkpoints.store.cut_short()]
         say("\n".join(lines + _quarantined(budget)))
@@ -173,7 +177,7 @@ def same_job(commit: Commit, config: dict[str, Any], training: Manifest, resume:
         raise InputError(
             f"train.resume: {commit.path} is committed and resume is off; name another output, or remove this one"
         )
-    changed = sorted(_changes(_numeric(commit.job), _numeric(config)))
+    changed = sorted(_changes(_numeric(_up_to_date(commit.job)), _numeric(config)))
     if changed:
         raise InputError(
             f"{commit.path}: saved under another configuration; {', '.join(changed)} changed. "
@@ -194,6 +198,15 @@ def same_job(commit: Commit, config: dict[str, Any], training: Manifest, resume:
         )
 
 
+def _up_to_date(saved: dict[str, Any]) -> dict[str, Any]:
+    """A saved configuration with the defaults of settings younger than it; as it is where it no longer fits."""
+    settings = {key: value for key, value in saved.items() if key != VOCABULARIES}
+    try:
+        return saved | JobConfig.model_validate(settings).model_dump(mode="json", by_alias=True)
+    except ValidationError:
+        return saved
+
+
 def _numeric(config: dict[str, Any]) -> dict[str, Any]:
     """The settings that decide the numbers."""
     out = {key: value for key, value in config.items() if key not in (*MAY_CHANGE, VOCABULARIES)}
@@ -204,9 +217,10 @@ def _numeric(config: dict[str, Any]) -> dict[str, Any]:
     out["tables"] = {
         name: {k: v for k, v in table.items() if k != "sharding"} for name, table in config["tables"].items()
     }
-    # where the log lies and how far to read ahead do not matter: its fingerprint is compared
+    # where the log lies, how far to read ahead and how patiently do not matter: its fingerprint is compared
     # what ends a run and what it leaves out instead: until then, the rows are the same
-    out["data"] = {k: v for k, v in config["data"].items() if k not in ("path", "prefetch_batches", "eval", "bad")}
+    free = ("path", "prefetch_batches", "storage", "require_success", "eval", "bad")
+    out["data"] = {k: v for k, v in config["data"].items() if k not in free}
     return out
 
 
@@ -240,6 +254,11 @@ def _tell(report: Report, tracking: Tracking | None) -> None:
         more |= {f"data/funnel_broken/{task}": float(rows) for task, rows in report.broken.items()}
         rows, groups = report.left_out
         more |= {"data/quarantined_rows": float(rows), "data/quarantined_row_groups": float(groups)}
+        more |= {f"train/{task}/weight": weight for task, weight in report.weights.items()}
+        if report.penalty is not None:
+            more["train/penalty"] = report.penalty
+        if report.cosine is not None:
+            more["train/least_gradient_cosine"] = report.cosine
         more |= {"train/rows_per_second": report.rows_per_second, "train/dense_lr": report.dense_lr}
         tracking.metrics("train", report.progress.samples, report.metrics, more)
 

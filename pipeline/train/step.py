@@ -9,7 +9,8 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
 
 from pipeline.batch import Batch
-from pipeline.loss import LossSums, conditional_loss, task_weights
+from pipeline.loss import LossSums, Objective, task_losses, task_weights
+from pipeline.train.balancing import balancing
 from pipeline.train.budget import Budget
 from pipeline.train.dist import Ranks
 from pipeline.train.optim import Optimizers
@@ -25,6 +26,12 @@ class StepOutput:
     sums: LossSums
     stop: str | None
     """Why all ranks stop after this step, None to go on: `Stop.agreed`."""
+    weights: list[float]
+    """Of each task's loss, in what the shared dense parameters were trained on."""
+    cosine: float | None = None
+    """The least cosine between the gradients of two tasks, where balancing took them."""
+    penalty: Tensor | None = None
+    """What the weights added to the loss; None for an architecture that adds nothing."""
 
 
 class TrainStep:
@@ -42,6 +49,8 @@ class TrainStep:
         self._budget = budget
         self._model, self._optimizers, self._job, self._ranks, self._steps = model, optimizers, job, ranks, steps
         self._step = 0
+        self._objective = Objective(job)
+        self._balancing = balancing(job, model.module.dense, self._objective.of_logits)
         self._pipeline = TrainPipelineSparseDist(
             model, optimizers.all, ranks.device, execute_all_batches=True, custom_model_fwd=self._forward
         )
@@ -57,22 +66,30 @@ class TrainStep:
     def detach(self) -> None:
         """Gives the model its own forward back, for evaluation."""
         self._pipeline.detach()
+        self._balancing.detach()
 
     def _forward(self, batch: Batch | None) -> tuple[Tensor, StepOutput]:
         assert batch is not None
         logits_BT = self._model(batch)
-        weights = task_weights(self._job.tasks, self._step, batch.epoch)
         stop, budget = self._ranks.stop, self._budget
         news = budget.news(budget.training, batch.left_out) if budget else []
-        loss, sums = conditional_loss(
-            logits_BT,
-            batch.labels_BT,
-            batch.space_BT,
-            weights,
-            [task.name for task in self._job.tasks],
-            [*stop.signals(), float(len(news))],
-        )
+        signals = [*stop.signals(), float(len(news))]
+        part_T, sums = task_losses(self._objective, logits_BT, batch.labels_BT, batch.trained_BT, signals)
         *stops, told = sums.signals
         if budget and told:
             budget.agree(budget.training, news)  # before backward: over budget nothing is trained
-        return loss, StepOutput(logits_BT.detach(), batch, sums, stop.agreed(stops))
+        weights = task_weights(self._job.tasks, self._step, batch.epoch)
+        penalty = self._model.module.dense.penalty()
+        balanced = self._balancing(part_T, sums, weights, self._step, penalty)
+        loss = balanced.loss
+        if penalty is not None:
+            loss = loss + penalty  # of the weights, equal on all ranks: averaged over them it is itself
+        return loss, StepOutput(
+            logits_BT.detach(),
+            batch,
+            sums,
+            stop.agreed(stops),
+            balanced.weights,
+            balanced.cosine,
+            None if penalty is None else penalty.detach(),
+        )

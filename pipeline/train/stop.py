@@ -16,6 +16,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -39,6 +40,8 @@ READER_SECONDS = 10
 """How long a rank that is to stop still waits for its reader: no step, no boundary to commit at."""
 ECHO_SECONDS = 2
 """A second signal so soon is the first once more: systemd and Slurm signal launcher and ranks alike."""
+BLOCKED_SECONDS = 1.0
+"""How long the main thread has to come to its handler before the first step."""
 REGROUP_SECONDS = 60
 """How long a rank waits for its own launcher to take part in a regrouping that another node began."""
 
@@ -67,6 +70,10 @@ class Stop:
         signal.signal(signal.SIGTERM, self._received)
         signal.signal(signal.SIGINT, self._received)
         signal.signal(signal.SIGALRM, self._reader_is_late)
+        heard, woken = os.pipe()
+        os.set_blocking(woken, False)
+        signal.set_wakeup_fd(woken, warn_on_full_buffer=False)
+        threading.Thread(target=self._leave_for, args=(heard,), name="stop", daemon=True).start()
 
     def defer(self) -> None:
         """From here on a signal is noted for all ranks to agree on; until here the rank leaves at once."""
@@ -126,6 +133,14 @@ class Stop:
             self._leave("before the first step, nothing to commit; the same command starts again")
         if self._waiting:
             signal.setitimer(signal.ITIMER_REAL, READER_SECONDS)
+
+    def _leave_for(self, heard: int) -> None:
+        """Leaves in the place of a main thread that waits inside a library, where no handler runs: ranks that meet."""
+        while number := os.read(heard, 1)[0]:
+            if self._leaves and number in (signal.SIGTERM, signal.SIGINT):
+                time.sleep(BLOCKED_SECONDS)
+                if self._leaves:
+                    self._received(number, None)
 
     def _reader_is_late(self, number: int, frame: Any) -> None:
         if self._waiting:

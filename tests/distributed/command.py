@@ -1,4 +1,4 @@
-"""Runs the job as a person does, through the launcher, and reads what it leaves."""
+"""Runs the job as a person does, through the launcher (forked warm: warm.py), and reads what it leaves."""
 
 import os
 import signal
@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+
+from tests.distributed import warm
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 240
@@ -28,7 +30,7 @@ def command(config: Path, *overrides: str, flags: tuple[str, ...] = ("--nproc-pe
 
 def run(config: Path, *overrides: str, flags: tuple[str, ...] = ("--nproc-per-node", "2")) -> str:
     """Runs the job to its end and returns what it printed; the job must end well."""
-    done = subprocess.run(
+    done = warm.run(
         command(config, *overrides, flags=flags),
         env=environment(),
         cwd=config.parent,
@@ -42,7 +44,7 @@ def run(config: Path, *overrides: str, flags: tuple[str, ...] = ("--nproc-per-no
 
 def start(config: Path, *overrides: str, flags: tuple[str, ...] = ("--nproc-per-node", "2")) -> subprocess.Popen[str]:
     """Starts the job in a process group of its own, to be killed whole."""
-    return subprocess.Popen(
+    return warm.Popen(
         command(config, *overrides, flags=flags),
         env=environment(),
         cwd=config.parent,

@@ -32,8 +32,12 @@ _START_S = 180.0  # first use imports torch and torchrec in the fork server: slo
 _GROUP_S = 60.0
 _EXIT_S = 15.0
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "torchrec"])
+fork_server = multiprocessing.get_context("forkserver")
+# all that a rank and a launcher import, but Fulcrum's own modules
+_TORCH = ["torchrec", "torch.distributed.run", "torch.distributed.checkpoint._fsspec_filesystem", "torch.profiler"]
+_TORCH += ["torch.distributed.elastic.rendezvous.c10d_rendezvous_backend"]
+_OTHERS = ["pyarrow.compute", "pyarrow.parquet", "fsspec.implementations.local", "pydantic", "yaml", "wandb", "pytest"]
+fork_server.set_forkserver_preload(_TORCH + _OTHERS)
 
 
 class RankFailureError(RuntimeError):
@@ -66,7 +70,9 @@ def run_ranks(world_size: int, fn: Callable[..., Any], *args: Any, timeout: floa
     with tempfile.TemporaryDirectory(prefix="ranks-") as folder:
         home = Path(folder)
         ranks = [
-            _context.Process(target=_rank_main, args=(rank, world_size, folder, payload, timeout), name=f"rank{rank}")
+            fork_server.Process(
+                target=_rank_main, args=(rank, world_size, folder, payload, timeout), name=f"rank{rank}"
+            )
             for rank in range(world_size)
         ]
         try:

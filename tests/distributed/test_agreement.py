@@ -43,8 +43,9 @@ def write_twice(rank: int, output: str) -> tuple[str, str]:
         return second, "let in"
 
 
-def test_one_run_at_a_time_in_an_output(tmp_path: Path) -> None:
-    told = run_ranks(2, write_twice, str(tmp_path / "out"))
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_one_run_at_a_time_in_an_output(tmp_path: Path, scheme: str) -> None:
+    told = run_ranks(2, write_twice, f"{scheme}{tmp_path}/out")
     assert told[0] == told[1]
     assert "another run is writing to" in told[0][0]
     assert told[0][1] == "let in", "the lock goes with its holder"
@@ -66,6 +67,8 @@ def manifest(rows: int, fingerprint: str = "data") -> Manifest:
         ("train.resume", False, "resume is off"),
         ("train.log_every", 5, None),
         ("data.prefetch_batches", 9, None),
+        ("data.storage", {"retries": 9, "timeout_seconds": 600}, None),  # the remedy of a run that it ended
+        ("data.require_success", False, None),
         ("tracking.mode", "offline", None),
         ("output", "elsewhere", None),
     ],
@@ -80,6 +83,16 @@ def test_a_resumed_job_is_the_same_job(key: str, value: Any, said: str | None) -
         return
     with pytest.raises(InputError, match=said):
         same_job(commit, config, manifest(10), now.train.resume)
+
+
+def test_a_checkpoint_older_than_a_setting_goes_on_under_its_default() -> None:
+    config = small_job("log").model_dump(mode="json", by_alias=True)
+    before = {key: value for key, value in config.items() if key not in ("space", "balance")}
+    before["tasks"] = [{k: v for k, v in task.items() if k not in ("kind", "clip")} for task in config["tasks"]]
+    same_job(Commit("step-1", START, before, "data"), config, manifest(10), True)
+    other = small_job("log", changes={"space": "naive"}).model_dump(mode="json", by_alias=True)
+    with pytest.raises(InputError, match="; space changed"):
+        same_job(Commit("step-1", START, before, "data"), other, manifest(10), True)
 
 
 def test_changed_training_files_are_refused() -> None:
@@ -123,4 +136,11 @@ def test_the_attainable_auc_is_shown_for_the_question_it_answers_alone(tmp_path:
         tmp_path, changes={"tasks.order.given": "cart", "tasks.click.label": "fav", "tasks.fav.label": "x"}
     )
     assert attainable_aucs(other) == {}, "order of carted rows, and everything below a click that is a fav, is another"
+    for changes in (
+        {"tasks.click.indicator": "seen"},
+        {"tasks.cart.indicator": "seen", "tasks.order.kind": "regression"},
+    ):
+        found = attainable_aucs(small_job(tmp_path, changes=changes))
+        left = set() if "tasks.click.indicator" in changes else {"click"}
+        assert set(found) == left, "other rows, or a number"
     assert attainable_aucs(small_job(tmp_path, changes={"data.eval": {"from": "2026-01-02", "to": "2026-01-03"}})) == {}

@@ -20,8 +20,6 @@ from tests.distributed.test_checkpoint import progress
 from tests.distributed.training import build
 from tests.logs import set_key, small_config
 
-pytestmark = pytest.mark.long
-
 
 @pytest.fixture
 def config(tmp_path: Path) -> dict[str, Any]:

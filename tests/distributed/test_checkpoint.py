@@ -11,6 +11,7 @@ import torch
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from pipeline.data.files import Manifest, RowGroup
+from pipeline.train import checkpoint_store
 from pipeline.train.checkpoint import Checkpoints, Commit, Progress
 from pipeline.train.checkpoint_store import FORMAT, CheckpointStore
 from pipeline.train.loop import Training
@@ -112,6 +113,33 @@ def test_a_second_run_in_the_output_is_found_before_it_commits(tmp_path: Path, c
     told = run_ranks(2, meet, config, str(tmp_path))
     assert all("another run commits to this output" in text for text in told)
     assert newest(tmp_path).progress.step == 10
+
+
+def save_apart(rank: int, config: dict[str, Any], folders: list[str]) -> str:
+    """Nodes that each take `output` for a folder of their own."""
+    checkpoint_store.SEEN_SECONDS = 0.5
+    _, model, optimizers, _ = build(config, rank, 2)
+    try:
+        Checkpoints(folders[rank], 2).save(model, optimizers.all, progress(10), {}, "data")
+    except InputError as error:
+        return str(error)
+    return "committed"
+
+
+def test_ranks_that_write_to_unlike_places_commit_nothing(tmp_path: Path, config: dict[str, Any]) -> None:
+    told = run_ranks(2, save_apart, config, [str(tmp_path / "a"), str(tmp_path / "b")])
+    assert all("rank 0 does not see __1_0.distcp, which another rank has written" in text for text in told), told
+    assert CheckpointStore(str(tmp_path / "a")).commits() == []
+
+
+def test_an_attempt_without_a_file_stops_no_save() -> None:
+    """A store with folders keeps that of a run which was killed before it wrote."""
+    store = CheckpointStore("memory://empty-attempt")
+    store.fs.mkdir(store.where("step-00000005-0000000a"))
+    name = store.new_attempt(10)
+    store.commit(name, progress(10), {}, "data", {"log.txt": store.write(name, "log.txt", b"10")}, 1.0)
+    store.prune(1, abandoned_seconds=5.0)
+    assert store.attempts() == ["step-00000005-0000000a", name]
 
 
 def test_other_formats_and_a_changed_manifest_are_refused(tmp_path: Path, config: dict[str, Any]) -> None:

@@ -18,8 +18,6 @@ from tests.distributed.training import build
 from tests.logs import DAYS, set_key, small_config, write_config, write_log
 from tests.s3 import BUCKET, s3_server
 
-pytestmark = pytest.mark.long
-
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:

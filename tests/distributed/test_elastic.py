@@ -16,14 +16,12 @@ from tests.distributed.test_stop import SECONDS, Job, ended, ranks_of, read_unti
 from tests.faults.kills import committed
 from tests.logs import DAYS, put, set_key, small_config, write_config, write_log
 
-pytestmark = pytest.mark.long
-
-ROWS, BATCH, EVERY = 4000, 16, 10
+ROWS, BATCH, EVERY = 1600, 16, 10
 STEPS = ROWS // BATCH
 
 
-def write_job(home: Path, **columns: Callable[[pa.Array], pa.Array]) -> Path:
-    write_log(home / "log", DAYS[:1], ROWS, seed=4, row_group_rows=500, **columns)
+def write_job(home: Path, rows: int = ROWS, **columns: Callable[[pa.Array], pa.Array]) -> Path:
+    write_log(home / "log", DAYS[:1], rows, seed=4, row_group_rows=500, **columns)
     config = small_config(home / "log", "out", DAYS[:1])
     changes = {"train.batch_size": BATCH, "train.checkpoint_every": EVERY, "train.log_every": 10}
     for key, value in changes.items():
@@ -58,7 +56,7 @@ def test_nodes_join_and_are_lost(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    job = Job(write_job(tmp_path), "nodes", ranks=1)
+    job = Job(write_job(tmp_path, ROWS * 2), "nodes", ranks=1)
     flags = ("--nnodes", "1:2", "--max-restarts", "3", "--rdzv-backend", "c10d", "--rdzv-id", "elastic")
     flags += ("--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1")
     flags += ("--rdzv-conf", "last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=3")
@@ -81,7 +79,7 @@ def test_nodes_join_and_are_lost(tmp_path: Path) -> None:
     assert again.loaded == both.saved[-1]
     assert f"nodes join or leave at step {both.loaded}, committed; starting again" in said
     assert f"going on from step {again.loaded}, " in said
-    Audit(job.audit).check(ROWS, 1, STEPS)
+    Audit(job.audit).check(2 * ROWS, 1, 2 * STEPS)
 
 
 def test_a_mistake_of_the_input_is_not_tried_again(tmp_path: Path) -> None:

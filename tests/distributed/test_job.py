@@ -14,7 +14,10 @@ import pytest
 
 from pipeline.tracking import git_revision
 from pipeline.train.checkpoint import Checkpoints
+from tests.distributed import warm
+from tests.distributed.audit_job import FOLDER, STEP_SECONDS, audited
 from tests.distributed.command import SECONDS, assert_bitwise, command, descendants, environment, kill_all, run, start
+from tests.faults.kills import trains
 from tests.logs import DAYS, set_key, small_config, write_config, write_log
 
 STEPS = 120
@@ -59,7 +62,13 @@ def write_job(folder: Path) -> Path:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("job")
     config = write_job(folder)
-    return Finished(config, folder / "out", run(config))
+    # from a new interpreter, which is the whole of what a person runs; the other jobs here start warm
+    done = subprocess.run(
+        command(config), env=environment(), cwd=folder, capture_output=True, text=True, timeout=SECONDS
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Warning" not in done.stderr
+    return Finished(config, folder / "out", done.stdout)
 
 
 def last(output: Path) -> Path:
@@ -133,7 +142,7 @@ def test_one_rank_killed_ends_the_job_with_one_message(finished: Finished) -> No
     for line in process.stdout:
         if line.startswith("step "):
             break
-    ranks = [pid for pid in descendants(process.pid) if b"jobs.train" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    ranks = descendants(process.pid)
     assert len(ranks) == 2
     os.kill(ranks[1], signal.SIGKILL)
     rest, _ = process.communicate(timeout=60)
@@ -143,19 +152,32 @@ def test_one_rank_killed_ends_the_job_with_one_message(finished: Finished) -> No
     assert "Traceback" not in rest
 
 
-def test_ranks_do_not_outlive_their_launcher(finished: Finished) -> None:
-    process = start(finished.config, "output=orphans", "tracking.mode=disabled")
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("step "):
-            break
+def test_ranks_do_not_outlive_their_launcher(finished: Finished, tmp_path: Path) -> None:
+    """In a step of minutes, which they would end in peace."""
+    process = warm.Popen(
+        audited(["--nproc-per-node", "2", str(finished.config), "output=orphans", "tracking.mode=disabled"]),
+        env=environment() | {FOLDER: str(tmp_path), STEP_SECONDS: str(SECONDS)},
+        cwd=finished.config.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    began = time.monotonic()
+    while not trains(set(tmp_path.iterdir())):
+        assert time.monotonic() - began < SECONDS
+        time.sleep(0.05)
     ranks = descendants(process.pid)
+    assert len(ranks) == 2
     process.kill()
-    process.communicate(timeout=30)
+    process.wait(timeout=30)
     deadline = time.monotonic() + 30
     while (left := [pid for pid in ranks if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not left
+    kept = list(left)
+    for pid in kept:
+        os.kill(pid, signal.SIGKILL)
+    process.communicate(timeout=30)
+    assert not kept
 
 
 def test_two_agents_train_as_one_job(finished: Finished) -> None:
@@ -167,7 +189,7 @@ def test_two_agents_train_as_one_job(finished: Finished) -> None:
     flags += ("--rdzv-endpoint", f"127.0.0.1:{port}", "--local-addr", "127.0.0.1")
     overrides = ("output=agents", "tracking.mode=disabled")
     agents = [
-        subprocess.Popen(
+        warm.Popen(
             command(finished.config, *overrides, flags=flags),
             env=environment(),
             cwd=finished.config.parent,
@@ -208,6 +230,7 @@ def test_the_wandb_record_holds_every_task(finished: Finished) -> None:
             assert f"train/{task}/{metric}" in keys
             assert f"eval/{task}/{metric}" in keys
         assert f"train/{task}/loss" in keys
+        assert f"train/{task}/weight" in keys
     for task in ("cart", "fav", "order"):
         assert f"eval/{task}/joint_auc" in keys
     assert "train/checkpoint_blocked_seconds" in keys
@@ -220,4 +243,10 @@ def test_the_wandb_record_holds_every_task(finished: Finished) -> None:
     assert begun["job_type"] == "train"
     assert config["train"]["batch_size"] == BATCH
     assert config["world_size"] == 2
+    size = config["size"]
+    assert size["widths"] == {"expert_layers": config["model"]["expert_layers"]}
+    assert f"network {size['dense_parameters']:,} parameters (" in finished.printed
+    assert (
+        f"), {size['flops_per_row']:,} FLOPs a row forward; tables {size['table_parameters']:,} p" in finished.printed
+    )
     assert config["git"] == git_revision()

@@ -1,15 +1,17 @@
 """The loss over ranks against closed forms: denominators of the whole batch, empty spaces, weights, the guard."""
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
-from pipeline.loss import binary_loss, conditional_loss, task_weights
+from pipeline.loss import LossSums, Objective, binary_loss, task_losses, task_weights, total_loss
 from schemas.errors import InputError
 from schemas.tasks import TaskSpec
 from tests.distributed.ranks import run_ranks
+from tests.logs import small_job
 
 ROWS, TASKS = 11, 3
 
@@ -23,6 +25,19 @@ def data() -> tuple[Tensor, Tensor, Tensor]:
     space[:, 0] = 1
     space[:, 1] = torch.arange(ROWS) < 4
     return logits, labels, space
+
+
+def objective(space: str = "conditional") -> Objective:
+    """Three binary tasks."""
+    changes = {"tasks": [{"name": "a"}, {"name": "b", "given": "a"}, {"name": "c", "given": "b"}], "space": space}
+    return Objective(small_job("log", changes=changes))
+
+
+def loss_of(
+    logits: Tensor, labels: Tensor, space: Tensor, weights: Sequence[float] = (1.0, 1.0, 1.0)
+) -> tuple[Tensor, LossSums]:
+    part_T, sums = task_losses(objective(), logits, labels, space)
+    return total_loss(part_T, weights), sums
 
 
 def by_hand(logits: Tensor, labels: Tensor, space: Tensor, weights: list[float]) -> float:
@@ -40,7 +55,7 @@ def on_rank(rank: int, cuts: list[int], weights: list[float]) -> tuple[float, li
     """This rank's scalar over the ranks' number, the sums, and the gradient of its own rows."""
     logits, labels, space = (x[cuts[rank] : cuts[rank + 1]] for x in data())
     logits.requires_grad_()
-    loss, sums = conditional_loss(logits, labels, space, weights)
+    loss, sums = loss_of(logits, labels, space, weights)
     loss.backward()
     assert logits.grad is not None
     return float(loss.detach()) / (len(cuts) - 1), sums.mean_T.tolist(), sums.rows_T.tolist(), logits.grad
@@ -80,7 +95,7 @@ def empty_space(rank: int) -> tuple[float, list[float]]:
     logits, labels, space = data()
     space[:, 1] = 0
     logits[:, 1] = float("nan")  # outside its space a logit may be anything
-    loss, sums = conditional_loss(logits.requires_grad_(), labels, space, [1.0, 1.0, 1.0])
+    loss, sums = loss_of(logits.requires_grad_(), labels, space)
     loss.backward()
     assert logits.grad is not None
     assert torch.isfinite(logits.grad).all()
@@ -98,7 +113,7 @@ def not_finite(rank: int) -> str:
     if rank == 1:
         logits[0, 0] = float("nan")
     try:
-        conditional_loss(logits, labels, space, [1.0, 1.0, 1.0])
+        loss_of(logits, labels, space)
     except InputError as error:
         return str(error)
     return "nothing"

@@ -26,8 +26,6 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from pipeline.train.dist import quiet_libraries
 from tests.distributed.ranks import run_ranks
 
-pytestmark = pytest.mark.long
-
 ROWS, WIDTH = 16, 4
 HALF = 2**61
 """Ids below go to the first of two ranks, ids from there on to the second."""

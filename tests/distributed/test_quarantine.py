@@ -22,8 +22,6 @@ from tests.distributed.training import CutOff, Stopped, build
 from tests.logs import DAYS, put, set_key, small_config, write_log
 from tests.unit.test_quarantine import flip_a_page
 
-pytestmark = pytest.mark.long
-
 ROWS, GROUP = 96, 24
 BAD = {"corrupt": "quarantine", "labels": "quarantine", "values": "quarantine"}
 PLANTED = {5, 40, 41, ROWS + 5, ROWS + 40, ROWS + 41} | set(range(ROWS + GROUP, ROWS + 2 * GROUP))

@@ -1,7 +1,6 @@
 """S3 for real: a moto server, a log in it, the job through its launcher, and no credential told anywhere."""
 
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,11 +11,10 @@ import pytest
 
 from pipeline.data.files import plan
 from schemas.errors import InputError
+from tests.distributed import warm
 from tests.distributed.command import ROOT, SECONDS, assert_bitwise, command, environment
 from tests.logs import DAYS, small_config, small_job, write_config, write_log
 from tests.s3 import BUCKET, s3_server
-
-pytestmark = pytest.mark.long
 
 CANARIES = ("AKIACANARYCANARY1", "canarySecret/with+signs0123456789", "canaryToken//abcdef0123456789")
 ROWS = 150
@@ -52,7 +50,7 @@ def run(folder: Path, data: str, *overrides: str, trace: bool = False) -> Ran:
     config["data"]["storage"] = {"retries": 1, "backoff_seconds": 0}
     write_config(folder / "job.yaml", config)
     env = environment() | ({"FULCRUM_TRACE": "1"} if trace else {})
-    done = subprocess.run(
+    done = warm.run(
         command(folder / "job.yaml", *overrides), env=env, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS
     )
     (folder / "stdout").write_text(done.stdout)
@@ -149,7 +147,7 @@ def test_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
 def test_a_log_is_generated_into_s3(server: dict[str, str], tmp_path: Path) -> None:
     options = ["--days", "2", "--rows-per-day", "300", "--users", "50", "--items", "30", "--row-group-rows", "100"]
     for out in (str(tmp_path / "log"), f"s3://{BUCKET}/generated"):
-        done = subprocess.run(
+        done = warm.run(
             [sys.executable, "-m", "jobs.generate", "--out", out, *options],
             env=environment(),
             cwd=ROOT,

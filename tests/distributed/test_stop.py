@@ -13,14 +13,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.train.stop import STOPPED
+from tests.distributed import warm
 from tests.distributed.audit_job import FOLDER, SAVE_SECONDS, STEP_SECONDS, Audit, audited
 from tests.distributed.command import ROOT, assert_bitwise, descendants, environment, kill_all
 from tests.faults.kills import committed
 from tests.logs import DAYS, set_key, small_config, write_config, write_log
 
-pytestmark = pytest.mark.long
-
-ROWS, BATCH = 3000, 16
+ROWS, BATCH = 2000, 16
 STEPS = -(-ROWS // BATCH)
 SECONDS = 240
 
@@ -58,7 +57,7 @@ class Job:
     ) -> subprocess.Popen[str]:
         env = environment() | {FOLDER: str(self.audit), STEP_SECONDS: str(step), SAVE_SECONDS: str(save)}
         words = ["--nproc-per-node", str(self.ranks), *flags, str(self.config), f"output={self.output}", *overrides]
-        return subprocess.Popen(
+        return warm.Popen(
             audited(words),
             env=env,
             cwd=self.config.parent,
@@ -95,7 +94,13 @@ def ended(process: subprocess.Popen[str]) -> str:
 
 
 def ranks_of(process: subprocess.Popen[str]) -> list[int]:
-    return [pid for pid in descendants(process.pid) if b"audit_job" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return descendants(process.pid)
+
+
+def hears_sigterm(pid: int) -> bool:
+    """Whether the process has begun to watch for it: a rank does before it meets the others."""
+    (caught,) = re.findall(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.M)
+    return bool(int(caught, 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def stopped_at(said: str, name: str) -> int:
@@ -194,10 +199,7 @@ def test_a_second_signal_ends_at_once(config: Path) -> None:
 def test_a_signal_before_the_first_step_stops_at_once(config: Path) -> None:
     job = Job(config, "early")
     process = job.start()
-    while len(ranks_of(process)) < 2:
-        assert process.poll() is None
-        time.sleep(0.05)
-    time.sleep(2)  # somewhere between the interpreter's start and the meeting of the ranks
+    wait_for(lambda: len(ranks_of(process)) == 2 and all(map(hears_sigterm, ranks_of(process))))
     process.send_signal(signal.SIGINT)
     said = ended(process)
     assert process.returncode == STOPPED, said
@@ -256,7 +258,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def test_under_bare_torchrun_the_ranks_exit_with_75_themselves(config: Path) -> None:
     output = config.parent / "bare"
-    process = subprocess.Popen(
+    process = warm.Popen(
         [sys.executable, "-m", "jobs.train", str(config), f"output={output}"],
         env=environment(),
         cwd=config.parent,
@@ -268,8 +270,38 @@ def test_under_bare_torchrun_the_ranks_exit_with_75_themselves(config: Path) -> 
     read_until(process, "step     10 ")
     process.terminate()
     said = ended(process)
-    assert process.returncode == STOPPED, said
+    assert process.returncode == STOPPED == 75, said
     assert committed(output) == stopped_at(said, "SIGTERM")
+
+
+MEETING = """
+import datetime
+from pipeline.train.stop import Stop
+stop = Stop()
+stop.install()
+import torch.distributed as dist
+store = dist.TCPStore("127.0.0.1", 0, 1, True)
+print("waits", flush=True)
+store.wait(["a key that no rank sets"], datetime.timedelta(seconds=100))
+"""
+
+
+def test_a_rank_that_waits_for_the_others_to_meet_leaves_at_once() -> None:
+    """Inside torch's store no Python handler runs before the wait is over."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", MEETING],
+        env=environment(),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    read_until(process, "waits")
+    process.terminate()
+    said, _ = process.communicate(timeout=50)
+    assert process.returncode == STOPPED == 75
+    assert said.count("stopped by SIGTERM before the first step, nothing to commit") == 1
 
 
 READER = """

@@ -22,8 +22,6 @@ from tests.distributed.ranks import run_ranks
 from tests.distributed.training import RankState, train, whole
 from tests.logs import CITIES, DAYS, ITEMS, USERS, set_key, small_config, write_log
 
-pytestmark = pytest.mark.long
-
 ROWS = 150
 ITEM_FEATURES = ("item", "history", "recent")
 

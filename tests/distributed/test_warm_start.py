@@ -24,8 +24,6 @@ from tests.distributed.ranks import run_ranks
 from tests.distributed.training import RankState, Shard, build, eval_logits, predict, save, whole
 from tests.logs import DAYS, set_key, small_config, write_log
 
-pytestmark = pytest.mark.long
-
 ROWS = 96
 PLANS = {"user": "row_wise", "item": "table_wise", "session": "column_wise", "city": "data_parallel"}
 OTHER_PLANS = {"user": "data_parallel", "item": "column_wise", "session": "row_wise", "city": "table_wise"}
@@ -63,6 +61,8 @@ def train_parent(folder: Path, arch: str) -> Run:
     if arch == "cgc":
         config["model"] = {**config["model"], "arch": "cgc"}
         del config["model"]["levels"]
+    if arch == "separate":
+        config["model"] = {"arch": "single_task", "separate_embeddings": True, "bottom_layers": [8]}
     for table, sharding in PLANS.items():
         config["tables"][table]["sharding"] = sharding
     checkpoints = str(folder / "out" / "checkpoints")
@@ -80,6 +80,11 @@ def ple(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def cgc(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return train_parent(tmp_path_factory.mktemp("cgc"), "cgc")
+
+
+@pytest.fixture(scope="module")
+def separate(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train_parent(tmp_path_factory.mktemp("separate"), "separate")
 
 
 def child(parent: Run, *changes: str, optimizer: bool = True) -> dict[str, Any]:
@@ -293,7 +298,7 @@ def test_several_changes_at_once_by_value(ple: Run, world: int, plans: dict[str,
     for line in (
         "new, from the seed: tables.age_band, arch.levels.0.task_experts.share, arch.levels.0.task_gates.share",
         "removed: tables.price_bucket, arch.levels.0.task_experts.fav",
-        "begins changed, since a gate sees other experts: arch.levels.0.shared_gate.weight",
+        "begins changed, since a gate sees other experts, or a stitch other tasks: arch.levels.0.shared_gate.weight",
         "tables.user.rows: 40 -> 64",
         "with its optimizer state; steps and learning rate begin anew",
     ):
@@ -306,6 +311,35 @@ def test_tasks_that_share_no_gate_come_and_go_unnoticed(cgc: Run) -> None:
     begun = warm(config, 2)
     assert_same_logits(cgc, begun, [0, 1, 3])
     assert "gate sees other experts" not in "\n".join(begun.lines)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_table_a_task_migrates_under_its_name(separate: Run, world: int) -> None:
+    """Each copy grows with the declared table; a new task's copies start from the seed, a removed one's go."""
+    names = {name.split("/")[1] for name in separate.tensors if name.startswith("tables/")}
+    assert names == {
+        f"{task}.{table}" for task in ("click", "cart", "fav", "order") for table in separate.config["tables"]
+    }
+    config = child(separate, "tables.item.rows", "tasks.share", "tasks.fav")
+    config["tasks"] = [{"name": "share"}] + [t for t in config["tasks"] if t["name"] != "fav"]
+    config["tables"]["item"]["rows"] = 64
+    for table, sharding in OTHER_PLANS.items():
+        config["tables"][table]["sharding"] = sharding
+    begun = warm(config, world)
+    for row, values in separate.logits.items():
+        assert begun.logits[row][1:] == pytest.approx([values[k] for k in (0, 1, 3)], abs=1e-6)
+    for task in ("click", "cart", "order"):
+        old, new = separate.tensors[f"tables/{task}.item/weight"], begun.tensors[f"tables/{task}.item/weight"]
+        assert torch.equal(new[:40], old[:40])
+        assert torch.equal(new[-1], old[-1])
+        old, new = (t[f"tables/{task}.item/rowwise_adagrad/sum"].mean(1) for t in (separate.tensors, begun.tensors))
+        assert old.count_nonzero() > 10
+        torch.testing.assert_close(new[:40], old[:40])
+        assert (new[40:-1] == 0).all()
+    assert (begun.tensors["tables/share.item/rowwise_adagrad/sum"] == 0).all()
+    text = "\n".join(begun.lines)
+    assert "new, from the seed: tables.share.user, tables.share.item" in text
+    assert "removed: tables.fav.user" in text
 
 
 def test_weights_alone(ple: Run) -> None:

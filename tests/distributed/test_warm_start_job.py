@@ -7,14 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from pipeline.train.checkpoint_store import CheckpointStore, Commit
 from pipeline.train.warm_start import Lineage, lineage_of
+from tests.distributed import warm
 from tests.distributed.command import SECONDS, assert_bitwise, command, environment, run
 from tests.logs import DAYS, small_config, write_config, write_log
-
-pytestmark = pytest.mark.long
 
 
 def jobs(folder: Path) -> tuple[Path, Path]:
@@ -49,9 +46,7 @@ def tracked(output: Path) -> dict[str, Any]:
 def test_a_child_is_refused_then_begins_then_goes_on_without_its_parent(tmp_path: Path) -> None:
     parent, child = jobs(tmp_path)
     run(parent)
-    told = subprocess.run(
-        command(child), env=environment(), cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS
-    )
+    told = warm.run(command(child), env=environment(), cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS)
     assert told.returncode == 2
     assert "write under warm_start\n  changes: [tables.band, features.band]" in told.stderr
     assert "Traceback" not in told.stderr

@@ -58,7 +58,11 @@ def build(config: dict[str, Any], rank: int, world: int) -> tuple[Any, Any, Opti
 
 def train(rank: int, world: int, config: dict[str, Any]) -> RankState:
     """Trains the whole job on this rank."""
-    job, model, optimizers, ranks = build(config, rank, world)
+    return train_built(*build(config, rank, world))
+
+
+def train_built(job: Any, model: Any, optimizers: Optimizers, ranks: Ranks) -> RankState:
+    """Trains the whole job from the weights that the model has."""
     manifest = plan(job, job.data.train)
     steps = total_steps(job, manifest.rows)
     step = TrainStep(model, optimizers, job, ranks, steps)

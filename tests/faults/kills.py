@@ -22,6 +22,7 @@ from collections import Counter
 from pathlib import Path
 
 from pipeline.train.stop import STOPPED
+from tests.distributed import warm
 from tests.distributed.audit_job import FOLDER, SAVE_SECONDS, STEP_SECONDS, Audit, audited
 from tests.distributed.command import environment, kill_all
 from tests.logs import DAYS, set_key, small_config, write_config, write_log
@@ -113,7 +114,7 @@ class Campaign:
     def start(self, output: Path, audit: Path, world: int) -> subprocess.Popen[str]:
         env = environment() | {FOLDER: str(audit), STEP_SECONDS: "0.02", SAVE_SECONDS: "0.1"}
         flags = ["--nproc-per-node", str(world), "--standalone"]
-        return subprocess.Popen(
+        return warm.Popen(
             audited([*flags, str(self.config), f"output={output}"]),
             env=env,
             cwd=self.home,
@@ -128,7 +129,7 @@ class Campaign:
         there = set(audit.iterdir())
         began = time.monotonic()
         if self.random.random() < EARLY:
-            time.sleep(self.random.uniform(0, 6))
+            time.sleep(self.random.uniform(0, 2))
         else:
             while process.poll() is None and not trains(set(audit.iterdir()) - there):
                 assert time.monotonic() - began < SECONDS, "no first step"
@@ -147,7 +148,9 @@ class Campaign:
             self.tally.ended[process.returncode] += 1
             if process.returncode == 0:
                 return True  # it came in the job's last moments
-            assert process.returncode == STOPPED, said
+            if process.returncode == -self.number and not said:
+                return False  # the interpreter had not come to the launcher's first line: the system ended it
+            assert process.returncode == STOPPED, (process.returncode, said)
             assert "Traceback" not in said, said
             assert f"stopped by {self.number.name}" in said, said
         return False

@@ -9,11 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from tests.distributed import warm
 from tests.distributed.command import command, environment
 from tests.logs import DAYS, put, set_key, small_config, write_config, write_log
 from tests.unit.test_quarantine import flip_a_page
-
-pytestmark = pytest.mark.long
 
 ROWS, GROUP = 96, 24
 QUARANTINE = {
@@ -53,7 +52,7 @@ def job(folder: Path, bad: dict[str, Any]) -> subprocess.CompletedProcess[str]:
     config = small_config(folder / "log", folder / "out")
     set_key(config, "data.bad", bad)
     path = write_config(folder / "job.yaml", config)
-    return subprocess.run(
+    return warm.run(
         command(path), env=environment(), cwd=folder, capture_output=True, text=True, timeout=SECONDS, check=False
     )
 

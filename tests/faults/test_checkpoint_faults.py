@@ -18,8 +18,6 @@ from tests.distributed.test_checkpoint import newest, progress, refuse, save_ste
 from tests.distributed.training import build
 from tests.logs import DAYS, set_key, small_config, write_config, write_log
 
-pytestmark = pytest.mark.long
-
 MOUNT = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
 
 

@@ -7,8 +7,6 @@ import pytest
 
 from tests.faults.kills import Campaign
 
-pytestmark = pytest.mark.long
-
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill -9", "SIGTERM"])
 def test_a_job_struck_at_random_points_trains_every_row_once(tmp_path: Path, number: signal.Signals) -> None:

@@ -2,18 +2,16 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from tests.distributed import warm
 from tests.distributed.command import ROOT, SECONDS, command, environment, run
 from tests.faults.flips import CHANGED, FOOTER, FOUND, HEADER, PAGE, SAME, campaign, flip_at
 from tests.logs import DAYS, set_key, small_config, small_table, write_config, write_log, write_parquet
-
-pytestmark = pytest.mark.long
 
 
 def test_each_of_200_bits_flipped_in_checksummed_pages_is_found() -> None:
@@ -71,9 +69,7 @@ def test_files_that_come_late_are_left_to_a_later_run_and_lost_ones_are_named(tm
     assert "trained to its end already, step 2" in again
     (log / f"dt={DAYS[1]}/part-00000.parquet").unlink()
     write_parquet(log / f"dt={DAYS[1]}/part-00001.parquet", small_table(5))
-    ended = subprocess.run(
-        command(config), env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=SECONDS
-    )
+    ended = warm.run(command(config), env=environment(), cwd=ROOT, capture_output=True, text=True, timeout=SECONDS)
     assert ended.returncode == 2
     lost = f"1 file (dt={DAYS[1]}/part-00000.parquet) vanished since the run began; restore what was there"
     assert ended.stderr.startswith(f"error: {log}: {lost}")
@@ -99,7 +95,7 @@ def test_the_ranks_read_no_footer_again(tmp_path: Path) -> None:
     (site / "sitecustomize.py").write_text(COUNT.format(root=str(ROOT), calls=str(calls)))
     write_log(tmp_path / "log", DAYS, 150, row_group_rows=40)
     env = environment() | {"TMPDIR": str(temporary), "PYTHONPATH": f"{site}{os.pathsep}{ROOT}"}
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, "-m", "jobs.launch", "--nproc-per-node", "2", str(job(tmp_path))],
         env=env,
         cwd=ROOT,

@@ -4,6 +4,7 @@ import dataclasses
 
 import torch
 
+from pipeline.measures import regression_metrics
 from pipeline.metrics import Metrics, binary_metrics
 from pipeline.train.checkpoint import Progress
 from pipeline.train.console import duration, metrics_table, progress_line
@@ -43,6 +44,27 @@ def test_progress_line() -> None:
     assert line.endswith("AUC click 0.8333  cart undefined")
     broken = progress_line(dataclasses.replace(report, broken={"cart": 1200, "order": 3}))
     assert broken == line + "  funnel broken: 1,200 cart, 3 order"
+    assert progress_line(dataclasses.replace(report, penalty=0.012345)) == line + "  penalty 0.0123"
+    weighed = dataclasses.replace(report, weights={"click": 1.0, "cart": 0.12345}, cosine=-0.456)
+    assert progress_line(weighed) == line, "the declared weights are known"
+    told = progress_line(dataclasses.replace(weighed, balanced=True))
+    assert told == line + "  weights click 1  cart 0.123  least cosine -0.46"
+
+
+def test_regression_tasks_have_an_mse_and_a_table_of_their_own() -> None:
+    watch = regression_metrics(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 2.0, 5.0]))
+    both = dataclasses.replace(metrics(), regression={"watch": watch})
+    report = Report(Progress(7, 0, 700, 700), 2800, 10.0, both, {}, 0.1, {}, {})
+    assert progress_line(report).endswith("AUC click 0.8333  cart undefined  MSE watch 1.333")
+    numbers = dataclasses.replace(report, metrics=Metrics({}, {}, {"watch": watch}))
+    assert progress_line(numbers).endswith("left  MSE watch 1.333")
+    first, second = metrics_table(both, {}).split("\n\n")
+    assert first == metrics_table(metrics(), {})
+    head, _, line = second.splitlines()
+    assert head.split() == ["task", "rows", "MSE", "95%", "interval", "MAE", "R2"]
+    # errors 0, 0, 2: squares 0, 0, 4 with variance 16/3 over 3 rows; labels' squares about 8/3 sum to 26/3
+    assert line.split() == ["watch", "3", "1.333", "0", "-", "3.947", "0.6667", "0.5385"]
+    assert metrics_table(numbers.metrics, {}) == second
 
 
 def test_durations() -> None:

@@ -247,6 +247,16 @@ def test_a_column_that_stands_twice_is_named(tmp_path: Path) -> None:
     assert refusal(tmp_path) == f"{path}: column 'age', feature 'age', stands there twice; write it once"
 
 
+def test_a_link_to_nothing_is_no_missing_day(tmp_path: Path) -> None:
+    """A writer's temporary file that goes between the listing and a look at it is the same to the planner."""
+    write_log(tmp_path, DAYS, 10)
+    folder = tmp_path / f"dt={DAYS[0]}"
+    (folder / "_temporary").symlink_to(tmp_path / "gone")
+    assert plan_small(tmp_path).rows == 20
+    (folder / "part-7.parquet").symlink_to(tmp_path / "gone")
+    assert refusal(tmp_path).startswith(f"{folder}/part-7.parquet: not a whole Parquet file (")
+
+
 def test_other_row_groups_are_other_files(tmp_path: Path) -> None:
     """A day written again with the same rows in other row groups would be read in another order."""
     write_log(tmp_path / "a", DAYS, 60, row_group_rows=30)

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -81,3 +82,26 @@ def test_a_train_command_without_a_config_or_with_a_wrong_flag_is_one_message(ar
     assert done.returncode == 2
     assert done.stderr.startswith("error: no CONFIG.yaml, or a torchrun flag that it does not know (")
     assert done.stderr.count("\n") == 1
+
+
+FAILING = """
+from jobs.failure import reported
+from schemas.errors import InputError
+with reported():
+    try:
+        raise OSError("https://me:canary-password@store refuses canary-secret-key")
+    except OSError as error:
+        raise InputError("the log cannot be read") from error
+"""
+
+
+def test_a_ranks_record_on_disk_shows_no_credentials(tmp_path: Path) -> None:
+    record = tmp_path / "error.json"
+    secrets = {"AWS_SECRET_ACCESS_KEY": "canary-secret-key", "TORCHELASTIC_ERROR_FILE": str(record)}
+    done = subprocess.run([sys.executable, "-c", FAILING], env=os.environ | secrets, capture_output=True, timeout=120)
+    assert done.returncode == 2
+    told = json.loads(record.read_text())["message"]
+    assert told["message"] == "InputError: the log cannot be read"
+    assert "https://***@store refuses ***" in told["extraInfo"]["py_callstack"]
+    assert "canary" not in record.read_text()
+    assert list(tmp_path.iterdir()) == [record]

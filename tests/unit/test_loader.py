@@ -412,7 +412,10 @@ def test_an_error_of_the_reader_is_raised_where_batches_are_used(tmp_path: Path)
 
 def test_more_ranks_than_lanes_are_refused(log: Path) -> None:
     job = loader_job(log)
-    with pytest.raises(InputError, match=r"^data\.lanes: 7 ranks share 6 lanes; set it to 7 or more$"):
+    with pytest.raises(
+        InputError,
+        match=r"^data\.lanes: 7 ranks share 6 lanes; start at most 6, or set it to 7",
+    ):
         Loader(job, source(job), 0, 7)
     assert len(ids(batches(job, 5, 6))) == 10
 

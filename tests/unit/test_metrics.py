@@ -214,7 +214,7 @@ def test_window_copies_detaches_and_resets() -> None:
         leaf_BT.zero_()
     labels_BT.zero_()
     assert window.compute() == first
-    assert not any(tensor.requires_grad for tensor in window._logits)
+    assert not any(tensor.requires_grad for tensor in window.rows().values())
     window.reset()
     empty = window.compute()
     assert empty is not None

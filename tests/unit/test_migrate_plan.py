@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from pipeline.archs import ARCHS
 from pipeline.axes import own_names, plain
-from pipeline.model import DenseNetwork
+from pipeline.model import DenseNetwork, layer_widths
 from pipeline.train.migrate_plan import TableMove, plan_migration
+from pipeline.train.migrate_structure import differences
+from schemas.errors import InputError
 from schemas.job import JobConfig
 from schemas.load import parse_job
 from tests.logs import set_key, small_config
@@ -28,16 +30,33 @@ MODELS: dict[str, dict[str, Any]] = {
     "nothing shared": {"shared_experts": 0},
     "shared alone": {"task_experts": 0, "arch": "cgc"},
     "bare towers": {"tower_layers": []},
+    "single task": {"arch": "single_task", "bottom_layers": [8, 6]},
+    "separate tables": {"arch": "single_task", "bottom_layers": [8], "separate_embeddings": True},
+    "shared bottom": {"arch": "shared_bottom", "bottom_layers": [8]},
+    "asymmetric": {"arch": "asymmetric", "bottom_layers": [8], "reads": {"order": ["cart", "click"]}},
+    "asymmetric mean": {"arch": "asymmetric", "bottom_layers": [8], "reads": {"order": ["click"]}, "fusion": "mean"},
+    "customized": {"arch": "customized", "bottom_layers": [8]},
+    "moe": {"arch": "moe", "experts": 3},
+    "mmoe": {"arch": "mmoe", "experts": 3, "gate_bias": True},
+    "ml_mmoe": {"arch": "ml_mmoe", "experts": 3, "levels": 3},
+    "cross-stitch": {"arch": "cross_stitch", "bottom_layers": [8, 6]},
+    "sluice": {"arch": "sluice", "bottom_layers": [6, 6], "subspaces": 3},
 }
-ONE_GATE = ("cgc", "nothing shared", "shared alone")
-"""Models without a gate that sees the experts of other tasks."""
+APART = [
+    "cgc", "nothing shared", "shared alone", "single task", "separate tables", "shared bottom", "asymmetric",
+    "asymmetric mean", "customized", "moe", "mmoe", "ml_mmoe",
+]  # fmt: skip
+"""Models where no gate or stitch sees what belongs to other tasks."""
+OF_PLE = ("levels", "task_experts", "shared_experts", "expert_layers")
 
 
 def make_job(model: str = "ple", **changes: Any) -> JobConfig:
     config = copy.deepcopy(small_config("log", "out"))
     config["model"] |= MODELS[model]
-    if config["model"]["arch"] == "cgc":
-        del config["model"]["levels"]
+    kept = {"ple": OF_PLE, "cgc": OF_PLE[1:], "ml_mmoe": OF_PLE[3:], "moe": OF_PLE[3:], "mmoe": OF_PLE[3:]}
+    for key in OF_PLE:
+        if key not in kept.get(config["model"]["arch"], ()) and key not in MODELS[model]:
+            del config["model"][key]
     for key, value in changes.items():
         set_key(config, key.replace("__", "."), value)
     return parse_job(config, "test")
@@ -88,7 +107,9 @@ def logits(net: DenseNetwork, job: JobConfig) -> dict[str, Tensor]:
     places = [(f.name, i) for f in job.embedded for i in range(job.tables[f.table_name].dim)]
     places += [(f.name, 0) for f in job.dense]
     with torch.no_grad():
-        logits_BT = net.towers(net.arch(torch.stack([values[place] for place in places], dim=1)))
+        x = torch.stack([values[place] for place in places], dim=1)
+        x = torch.stack([x] * len(job.tasks), dim=1) if job.separate_embeddings else x
+        logits_BT = net.towers(net.arch(x))
     return {task.name: logits_BT[:, k] for k, task in enumerate(job.tasks)}
 
 
@@ -109,7 +130,7 @@ def test_every_tensor_of_every_architecture_says_what_its_axes_mean(model: str) 
     assert set(names.values()) == set(net.state_dict())
     reads = sum(labelled.axes[-1].inputs for labelled in axes.values() if labelled.axes)
     width = len(inputs(make_job(model)))
-    linears = [m for m in net.arch.levels[0].modules() if isinstance(m, nn.Linear) and m.in_features == width]
+    linears = [m for m in net.arch.modules() if isinstance(m, nn.Linear) and m.in_features == width]
     assert reads == len(linears) > 0
 
 
@@ -161,8 +182,8 @@ def drop_task(config: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("edit", [add_task, drop_task])
-@pytest.mark.parametrize("model", ONE_GATE)
-def test_where_no_gate_sees_other_tasks_experts_they_come_and_go_unnoticed(model: str, edit: Any) -> None:
+@pytest.mark.parametrize("model", APART)
+def test_where_nothing_sees_other_tasks_experts_they_come_and_go_unnoticed(model: str, edit: Any) -> None:
     old_job, new_job = make_job(model), with_lists(model, edit)
     old, new, _ = migrated(old_job, new_job)
     before, after = logits(old, old_job), logits(new, new_job)
@@ -225,6 +246,73 @@ def test_optimizer_state_follows_its_parameter_and_new_places_start_from_zero() 
 def inputs_in_order(job: JobConfig) -> list[tuple[str, int]]:
     places = [(f.name, i) for f in job.embedded for i in range(job.tables[f.table_name].dim)]
     return [*places, *((f.name, 0) for f in job.dense)]
+
+
+@pytest.mark.parametrize("model", ["cross-stitch", "sluice"])
+@pytest.mark.parametrize("edit", [add_task, drop_task])
+def test_a_stitch_keeps_what_it_mixes_of_the_tasks_that_stay(model: str, edit: Any) -> None:
+    old_job, new_job = make_job(model), with_lists(model, edit)
+    old, new, seeded = migrated(old_job, new_job)
+    told = plan_migration(old_job, new_job).summary()
+    mixtures = ["arch.stitches.0", "arch.stitches.1"] + (["arch.layer_mixture"] if model == "sluice" else [])
+    assert sorted(told["mixed"]) == sorted(mixtures)
+    parts = 3 if model == "sluice" else 1
+    before, after = ([task.name for task in job.tasks] for job in (old_job, new_job))
+    for to, task in enumerate(after):
+        for source, other in enumerate(after):
+            block = slice(to * parts, (to + 1) * parts), slice(source * parts, (source + 1) * parts)
+            expected = seeded.arch.stitches[1][block]
+            if task in before and other in before:
+                i, j = before.index(task), before.index(other)
+                expected = old.arch.stitches[1][i * parts : (i + 1) * parts, j * parts : (j + 1) * parts]
+            torch.testing.assert_close(new.arch.stitches[1][block], expected)
+
+
+def test_a_task_that_comes_may_read_others_and_one_that_is_read_may_not_change_its_readers() -> None:
+    def reads(config: dict[str, Any]) -> None:
+        add_task(config)
+        config["model"]["reads"]["share"] = ["order"]
+
+    old_job, new_job = make_job("asymmetric"), with_lists("asymmetric", reads)
+    assert [d.name for d in differences(old_job, new_job, {}, {})] == ["tasks.share"]
+    old, new, _ = migrated(old_job, new_job)
+    before, after = logits(old, old_job), logits(new, new_job)
+    assert all(torch.allclose(after[task], before[task], rtol=1e-5) for task in before)
+    for changed in ({"order": ["click", "cart"]}, {"order": ["click"]}, {"cart": ["click"]}):
+        (difference,) = differences(old_job, make_job("asymmetric", model__reads=changed), {}, {})
+        assert difference.name == "model.reads"
+        assert difference.refused
+
+
+def test_copies_of_a_table_come_and_go_with_their_tasks() -> None:
+    def swap(config: dict[str, Any]) -> None:
+        add_task(config)
+        config["tasks"].pop()
+
+    old_job, new_job = make_job("separate tables"), with_lists("separate tables", swap)
+    migration = plan_migration(old_job, new_job)
+    assert migration.tables_new == [f"share.{table}" for table in old_job.tables]
+    assert migration.tables_removed == [f"order.{table}" for table in old_job.tables]
+    assert [t.name for t in migration.tables] == [f"{k}.{t}" for k in ("click", "cart", "fav") for t in old_job.tables]
+
+
+def test_widths_that_match_another_size_are_refused_with_the_line_to_write() -> None:
+    def sized(edit: Any, **model: Any) -> JobConfig:
+        config = make_job("shared bottom").model_dump(mode="json", by_alias=True)
+        edit(config)
+        config["model"] |= model
+        return parse_job(config, "test")
+
+    old = sized(lambda _: None, match_parameters=20_000)
+    assert plan_migration(old, old).counts()["resized"] == 0
+    new = sized(grown, match_parameters=20_000)
+    assert not [d for d in differences(old, new, {}, {}) if d.name.startswith("model")]
+    widths = layer_widths(old)["bottom_layers"]
+    with pytest.raises(InputError, match=rf"Set model.bottom_layers to \[{widths[0]}\] without match_parameters"):
+        plan_migration(old, new)
+    remedy = sized(grown, bottom_layers=widths, match_parameters=None)
+    assert not [d for d in differences(old, remedy, {}, {}) if d.name.startswith("model")]
+    assert plan_migration(old, remedy).summary()["new"] == ["tables.device"]
 
 
 def test_the_same_job_is_copied_whole() -> None:

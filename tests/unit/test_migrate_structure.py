@@ -44,6 +44,12 @@ ADDED: dict[str, tuple[Edit, list[str]]] = {
     "column": (lambda c: set_key(c, "features.user.column", "uid"), ["features.user.column"]),
     "weights' column": (lambda c: set_key(c, "features.history.weights", "w"), ["features.history.weights"]),
     "label": (lambda c: set_key(c, "tasks.fav.label", "favourite"), ["tasks.fav.label"]),
+    "indicator": (lambda c: set_key(c, "tasks.fav.indicator", "seen"), ["tasks.fav.indicator"]),
+    "space": (lambda c: set_key(c, "tasks.fav.space", "entire"), ["tasks.fav.space"]),
+    "the job's space": (
+        lambda c: c.update(space="naive"),
+        ["tasks.cart.space", "tasks.fav.space", "tasks.order.space"],
+    ),
     "missing": (lambda c: set_key(c, "features.price.missing", 0.0), ["features.price.missing"]),
 }
 FREE: dict[str, tuple[str, Any]] = {
@@ -55,6 +61,9 @@ FREE: dict[str, tuple[str, Any]] = {
     "plan": ("tables.user.sharding", "row_wise"),
     "first values": ("tables.user.init_scale", 0.5),
     "weight": ("tasks.cart.weight", 3),
+    "sample weight": ("tasks.cart.sample_weight", "price"),
+    "space spelt out": ("tasks.cart.space", "conditional"),
+    "a root's space": ("tasks.click.space", "naive"),
     "decay": ("tasks.cart.decay", 0.5),
     "dropout": ("model.dropout", 0.5),
     "precision": ("train.precision", "bf16"),
@@ -85,6 +94,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "narrower": ({"tables.item.dim": 8}, "tables.item.dim", "a table never shrinks"),
     "rows under hashed ids": ({"tables.session.rows": 31}, "tables.session.rows", "every id of session would move"),
     "rows under strings": ({"tables.city.rows": 21}, "tables.city.rows", "every id of city would move"),
+    "a number": ({"tasks.order.kind": "regression"}, "tasks.order.kind", "under another name"),
     "parent": ({"tasks.order.given": "cart"}, "tasks.order.given", "under another name"),
 }
 

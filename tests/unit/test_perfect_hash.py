@@ -11,7 +11,7 @@ LOW, HIGH = -(2**63), 2**63 - 1
 WORDS = st.integers(LOW, HIGH)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(WORDS, unique=True, max_size=60), st.lists(WORDS, max_size=20))
 def test_any_keys_have_their_positions_and_others_none(keys: list[int], others: list[int]) -> None:
     find = PerfectHash(np.array(keys, np.int64))

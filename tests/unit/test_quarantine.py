@@ -18,9 +18,11 @@ from pipeline.data.files import plan
 from pipeline.data.flags import Flags
 from pipeline.data.freeze import frozen, late_files
 from pipeline.data.loader import Loader
-from pipeline.data.quarantine import Piece, QuarantineLog, left_out, read, written
+from pipeline.data.manifest import Manifest
+from pipeline.data.quarantine import Piece, QuarantineLog, below_root, left_out, read, written
 from pipeline.data.reader import READ_ROWS
 from pipeline.data.source import epoch_source
+from pipeline.train.budget import Budget
 from schemas.errors import InputError
 from schemas.events import BadConfig
 from schemas.job import JobConfig
@@ -260,6 +262,28 @@ def test_a_file_that_vanished_loses_its_rows_and_no_others(tmp_path: Path) -> No
     }
 
 
+def test_a_file_that_may_not_be_read_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3 says so of a key that has expired: every row group would be left out, and none is damaged."""
+
+    def refused(*_: Any) -> Any:
+        raise PermissionError("The provided token has expired.")
+
+    write_log(tmp_path / "log", DAYS[:2], 100, row_group_rows=30)
+    job = small_job(tmp_path / "log", changes={"data.train.to": DAYS[1], "data.eval": ...} | ALL)
+    manifest = plan(job, job.data.train)
+    for place, act in (
+        (
+            "pipeline.data.reader.fetch",
+            lambda: list(Loader(job, epoch_source(job, manifest, 0, shuffle=True)).batches()),
+        ),
+        ("pipeline.data.files.read_footer", lambda: plan(job, job.data.train)),
+    ):
+        monkeypatch.setattr(place, refused)
+        with pytest.raises(InputError, match=r"cannot be read \(The provided token"):
+            act()
+        monkeypatch.undo()
+
+
 WRONG: dict[str, Any] = {"age": math.inf, "cart": 9, "user_id": None, "history_weight": [math.nan] * 7}
 
 
@@ -352,6 +376,11 @@ def test_what_is_found_again_is_neither_counted_nor_written_twice() -> None:
     ]
 
 
+def test_a_files_own_name_does_not_name_the_day() -> None:
+    assert below_root(f"bucket/dt=logs/dt={DAYS[0]}/part-dt=7.parquet") == f"dt={DAYS[0]}/part-dt=7.parquet"
+    assert below_root(f"dt={DAYS[0]}/part-0.parquet") == f"dt={DAYS[0]}/part-0.parquet"
+
+
 def test_the_budget_is_what_a_day_may_lose() -> None:
     log = QuarantineLog("train", BadConfig(labels="quarantine", rows_per_day=3), [piece(n) for n in range(3)])
     log.add(piece(0, DAYS[1]))
@@ -417,6 +446,10 @@ def test_a_column_that_becomes_nullable_has_drifted() -> None:
     assert drifted(["x", "z"], schemas) == []
     dropped = pa.schema([("b", pa.int8())])
     assert drifted(["x", "z", "w"], schemas | {"w": dropped}) == [Drift("w", "a", "no column 'a'")]
+    # a name that stands there twice, and that no feature reads
+    twice = pa.schema([*required, pa.field("b", pa.int16())])
+    assert drifted(["x", "z", "w"], schemas | {"w": twice}) == [Drift("w", "b", "'b' 2 times, not 1")]
+    assert drifted(["w", "v", "x"], schemas | {"w": twice, "v": twice}) == [Drift("x", "b", "'b' 1 times, not 2")]
     # another order of columns is no other schema
     turned = pa.schema(list(required)[::-1])
     assert drifted(["x", "z", "w"], schemas | {"w": turned}) == []
@@ -453,3 +486,16 @@ def test_a_file_without_a_footer_is_refused_or_left_out_and_is_not_late(tmp_path
     assert frozen(job, job.data.train, manifest.to_bytes()).manifest.rows == 60
     with pytest.raises(InputError, match="vanished since the run began"):
         frozen(small_job(tmp_path / "log", changes=days), job.data.train, manifest.to_bytes())
+
+
+def test_a_log_that_was_begun_goes_on_although_quarantine_was_switched_off(tmp_path: Path) -> None:
+    job = small_job(tmp_path / "log", tmp_path / "out")
+    assert not job.data.quarantine
+    budget = Budget(job, Manifest((), ""))
+    assert not budget.active
+    piece = Piece(f"dt={DAYS[0]}/part-00000.parquet", 0, 5, 1, "values", "age", "holds nan")
+    log = QuarantineLog("train", job.data.bad, [piece])
+    budget.restore(written([log]))
+    assert budget.active
+    assert budget.training.totals == (1, 0)
+    assert b"holds nan" in budget.content()

@@ -20,7 +20,7 @@ from schemas.errors import InputError
 from schemas.job import JobConfig
 from tests import faulty
 from tests.faulty import SETTINGS, Faulty
-from tests.logs import DAYS, override, small_job, small_table, write_log, write_parquet
+from tests.logs import DAYS, SMALL, override, small_job, small_table, write_log, write_parquet
 
 ROWS = 600
 
@@ -159,9 +159,11 @@ def test_the_loader_says_what_it_waits_for(log: Path, monkeypatch: pytest.Monkey
     source = source_of(job)
     monkeypatch.setenv(SETTINGS, "hang=5")
     where = stretches(source)[0].group.where
-    with pytest.raises(InputError, match=rf"has waited 1 s for the reader's next batch, now at {where}; see whether"):  # noqa: SIM117
-        with Loader(job, source) as loader:
+    says = rf"has waited 1 s for the reader's next batch, now at {where}; see whether"
+    with Loader(job, source) as loader:
+        with pytest.raises(InputError, match=says):
             list(loader)
+        Faulty.answer.set()  # the reader ends, and the loader need not wait for it
     assert reader.reading(threading.get_ident()) == ""
 
 
@@ -241,3 +243,7 @@ def test_a_dot_in_a_name_is_no_matter(tmp_path: Path) -> None:
     write_log(tmp_path / "log", DAYS[:1], 60, **{"age.years": pa.array(range(60))})
     job = job_of(tmp_path / "log", **{"data.train.to": DAYS[0], "features.age.column": "age.years"})
     assert rows_of(source_of(job)).column("age.years").to_pylist() == list(range(60))
+    both = [*SMALL["features"], {"name": "years", "kind": "float", "column": "age.years"}]
+    found = rows_of(source_of(job_of(tmp_path / "log", **{"data.train.to": DAYS[0], "features": both})))
+    assert found.column("age.years").to_pylist() == list(range(60))
+    assert found.column("age").to_pylist() == small_table(60).column("age").to_pylist()

@@ -85,7 +85,7 @@ def test_every_unknown_key_is_named() -> None:
         ({"tables.user.rows": ...}, "tables.user.rows: Field required"),
         ({"tables.user.sharding": "diagonal"}, "tables.user.sharding: Input should be 'auto', 'table_wise',"),
         ({"model": "ple"}, "model: Input should be a valid dictionary"),
-        ({"model.arch": "plee"}, "model.arch: Input should be one of 'cgc', 'ple' (given: 'plee')"),
+        ({"model.arch": "plee"}, "model.arch: Input should be one of 'single_task', 'shared_bottom', 'asymmetric', "),
         ({"model": {}}, "model.arch: Field required"),
         ({"data.train.from": "soon"}, "data.train.from: Input should be a valid date"),
         ({"data.train.to": ...}, "data.train.to: Field required"),
@@ -217,9 +217,9 @@ def test_the_neighbours_of_a_refusal_are_accepted(changes: dict[str, Any]) -> No
 
 
 def test_experts_by_task_come_in_the_order_of_the_tasks() -> None:
-    experts = {"order": 4, "fav": 3, "cart": 0, "click": 1}
-    assert small_job("log", changes={"model.task_experts": experts}).task_experts() == [1, 0, 3, 4]
-    assert small_job("log", changes={"model.task_experts": 3}).task_experts() == [3, 3, 3, 3]
+    for told, experts in (({"order": 4, "fav": 3, "cart": 0, "click": 1}, [1, 0, 3, 4]), (3, [3, 3, 3, 3])):
+        job = small_job("log", changes={"model.task_experts": told})
+        assert job.model.arguments([task.name for task in job.tasks])["task_experts"] == experts
 
 
 def test_a_day_range_has_both_its_ends() -> None:

@@ -129,10 +129,19 @@ def test_other_strings_are_let_through(url: str) -> None:
     assert parse_job(config, "test").tracking.entity == url
 
 
+def test_a_token_alone_before_the_host_is_a_credential_where_it_is_no_users_name() -> None:
+    assert has_credentials("https://ghp_token@host/log")
+    assert has_credentials("git+https://ghp_token@host/log")
+    assert not has_credentials("https://host/a@b")
+
+
 def test_secret_variables_are_blotted_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "canary-secret-1")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "canary-token-2")
     monkeypatch.setenv("SHORT_TOKEN", "no")
+    for name in ("AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_CONNECTION_STRING"):  # as adlfs takes them
+        monkeypatch.setenv(name, f"canary-{name}")
+        assert redacted(f"refused: canary-{name}") == "refused: ***", name
     error = OSError("denied for canary-secret-1 with canary-token-2, no")
     assert reason(error) == "denied for *** with ***, no"
     assert "canary" not in str(InputError(f"{error}"))

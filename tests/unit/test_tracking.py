@@ -111,3 +111,17 @@ def test_mode_auto(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert Tracking(job(tmp_path, "auto"), "train", {}).folder is None
     assert modes == ["offline", "online", "offline"]
+
+
+def test_what_wandb_says_shows_no_credentials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "canary-wandb-key")
+
+    def refuse(**_: Any) -> Run:
+        raise OSError("https://me:canary-password@proxy answers 407 to canary-wandb-key")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    Tracking(job(tmp_path), "train", {})
+    told = capsys.readouterr().err
+    assert "is left out from here on: https://***@proxy answers 407 to ***" in told

@@ -36,7 +36,7 @@ def words(*values: str) -> Vocabulary:
 # values to rows
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(TEXTS, unique=True, max_size=12), st.lists(st.one_of(st.none(), TEXTS), max_size=12), st.data())
 def test_a_string_has_its_place_however_it_is_stored(
     listed: list[str], texts: list[str | None], data: st.DataObject

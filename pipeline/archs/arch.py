@@ -1,0 +1,42 @@
+"""What every architecture is, and what several are made of.
+
+Shapes: B batch rows, D input width, T tasks, E experts, H width of a task's representation.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.axes import Axes, Axis
+
+
+class Arch(nn.Module):
+    """x_BD -> h_BTH, one representation a task. Plain torch, made by keyword arguments."""
+
+    out_dims: list[int]
+    """Width of each task's representation. H is the widest; a narrower one is filled up with zeros."""
+
+    @property
+    def out_dim(self) -> int:
+        """H."""
+        return max(self.out_dims)
+
+    def penalty(self) -> Tensor | None:
+        """What the weights themselves add to the loss, weighted; None where nothing is added."""
+        return None
+
+    def axes(self, inputs: Axis, tasks: Sequence[str]) -> Axes:
+        """Every tensor by canonical name, its axes labelled; `inputs` labels the D inputs (pipeline/axes.py)."""
+        raise NotImplementedError
+
+
+def check_tasks(tasks: int) -> None:
+    """ValueError where there is no task."""
+    if tasks < 1:
+        raise ValueError(f"tasks is {tasks}: at least one is needed")
+
+
+def mix(logits_BE: Tensor, experts: list[Tensor]) -> Tensor:
+    """Mix E experts' outputs of shape BH by softmax weights, to g_BH."""
+    return torch.einsum("be,beh->bh", torch.softmax(logits_BE, dim=-1), torch.stack(experts, dim=1))

@@ -1,0 +1,40 @@
+"""Which parameters of the dense network the losses of several tasks share, found by what reaches what."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pipeline.model import DenseNetwork, input_width
+from schemas.job import JobConfig
+
+
+@torch.no_grad()
+def losses_reached(job: JobConfig, row_losses: Callable[[Tensor], Tensor]) -> dict[str, list[int]]:
+    """The tasks whose losses each parameter of arch and towers reaches, by the parameter's name in the dense network.
+
+    `row_losses` turns logits_BT into the loss_BT of each row and task. A parameter is made NaN in a network of zeros,
+    and the losses that turn NaN are those it reaches, since 0 times NaN is NaN: no gate that happens to be shut and no
+    unit that happens to be dead hides a way. Tensor by tensor: a stitch, with a row a task, is shared. (Autograd's own
+    None tells nothing: representations and logits are stacked, so every parameter gets a gradient from every task, of
+    zeros where there is no way.)
+    """
+    with torch.device("meta"):
+        network = DenseNetwork(job)
+    network = network.to_empty(device="cpu").eval()
+    for tensor in network.state_dict().values():
+        tensor.zero_()
+    x = torch.zeros(1, *([len(job.tasks)] if job.separate_embeddings else []), input_width(job))
+
+    def losses_T() -> Tensor:
+        return row_losses(network.towers(network.arch(x)))[0]
+
+    assert bool(losses_T().isfinite().all())
+    out = {}
+    for part in ("arch", "towers"):
+        for name, parameter in network.get_submodule(part).named_parameters(part):
+            parameter.fill_(math.nan)
+            out[name] = losses_T().isnan().nonzero().flatten().tolist()
+            parameter.zero_()
+    return out
