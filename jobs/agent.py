@@ -44,6 +44,8 @@ class Agent(LocalElasticAgent):
             super()._rendezvous(worker_group)
 
     def _exit_barrier(self) -> None:
+        if self._interrupts.stopping:
+            return  # `_linger` was one, and a node whose ranks the signal has ended comes to no other
         with self._interruptible():
             super()._exit_barrier()
 

@@ -105,3 +105,20 @@ def test_a_ranks_record_on_disk_shows_no_credentials(tmp_path: Path) -> None:
     assert "https://***@store refuses ***" in told["extraInfo"]["py_callstack"]
     assert "canary" not in record.read_text()
     assert list(tmp_path.iterdir()) == [record]
+
+
+@pytest.mark.parametrize("stopping", ["", "SIGTERM"])
+def test_a_stop_waits_for_no_node_that_may_have_failed(monkeypatch: pytest.MonkeyPatch, stopping: str) -> None:
+    """torchrun's barrier is for jobs that have ended well on every node."""
+    from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+
+    from jobs.agent import Agent
+    from jobs.interrupts import Interrupts
+
+    waited = []
+    monkeypatch.setattr(LocalElasticAgent, "_exit_barrier", lambda self: waited.append(self))
+    agent = Agent.__new__(Agent)
+    agent._interrupts = Interrupts()
+    agent._interrupts.stopping = stopping
+    agent._exit_barrier()
+    assert waited == ([] if stopping else [agent])
