@@ -298,8 +298,12 @@ def test_a_rank_that_waits_for_the_others_to_meet_leaves_at_once() -> None:
         start_new_session=True,
     )
     read_until(process, "waits")
+    time.sleep(1)  # from the line that it prints into the store's own wait
     process.terminate()
-    said, _ = process.communicate(timeout=50)
+    try:
+        said, _ = process.communicate(timeout=50)
+    finally:
+        process.kill()
     assert process.returncode == STOPPED == 75
     assert said.count("stopped by SIGTERM before the first step, nothing to commit") == 1
 
