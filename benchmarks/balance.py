@@ -60,6 +60,7 @@ def measure(arguments: argparse.Namespace) -> None:
     from pipeline.embedding.sharding import shard
     from pipeline.model import RankingModel
     from pipeline.train.optim import Optimizers
+    from pipeline.train.precision import local
     from pipeline.train.step import TrainStep
     from schemas.load import load_job
 
@@ -70,6 +71,7 @@ def measure(arguments: argparse.Namespace) -> None:
     with process_group(job.train.timeout_seconds) as ranks:
         steps = {}
         for name, own in jobs.items():
+            own = local(own, ranks.device)
             plain = RankingModel(own)
             model = shard(plain, own, ranks.device)
             if own.train.compile:

@@ -238,12 +238,14 @@ def measure(arguments: argparse.Namespace) -> None:
     from pipeline.embedding.sharding import shard
     from pipeline.model import RankingModel
     from pipeline.train.optim import Optimizers
+    from pipeline.train.precision import local
     from pipeline.train.step import TrainStep
     from schemas.load import load_job
 
     job = load_job(arguments.config, [f"data.path={arguments.data}", "data.eval=null", *arguments.overrides])
     manifest = plan(job, job.data.train)
     with process_group(job.train.timeout_seconds) as ranks:
+        job = local(job, ranks.device)
         model = shard(RankingModel(job), job, ranks.device)
         model.train()
         if job.train.compile:

@@ -81,6 +81,7 @@ def measure(arguments: argparse.Namespace) -> None:
     from pipeline.loss import Objective
     from pipeline.model import RankingModel
     from pipeline.train.optim import Optimizers
+    from pipeline.train.precision import local
     from pipeline.train.step import TrainStep
     from schemas.load import load_job
 
@@ -89,6 +90,7 @@ def measure(arguments: argparse.Namespace) -> None:
     manifest = plan(job, job.data.train)
     losses = {"guarded": pipeline.train.step.task_losses, "bare": bare_losses}
     with process_group(job.train.timeout_seconds) as ranks:
+        job = local(job, ranks.device)
         model = shard(RankingModel(job), job, ranks.device)
         model.train()
         step = TrainStep(model, Optimizers(model, job), job, ranks, steps=10**6)

@@ -47,11 +47,19 @@ class Towers(nn.Module):
 
     def forward(self, h_BTH: Tensor) -> Tensor:
         """h_BTH -> logits_BT."""
-        logits = [
-            output(tower(h_BTH[:, task, :width]))
-            for task, (width, tower, output) in enumerate(zip(self.in_dims, self.towers, self.outputs, strict=True))
+        return self.logits(self.last_layers(h_BTH))
+
+    def last_layers(self, h_BTH: Tensor) -> list[Tensor]:
+        """What each task's MLP makes of its representation: what `logits` takes, and may be given in more bits."""
+        by_task = h_BTH.unbind(1)  # in one: the gradient of each slice would be a whole h_BTH, zeros but for the slice
+        return [
+            tower(by_task[task] if width == max(self.in_dims) else by_task[task][:, :width])
+            for task, (width, tower) in enumerate(zip(self.in_dims, self.towers, strict=True))
         ]
-        return torch.cat(logits, dim=1)
+
+    def logits(self, last_layers: Sequence[Tensor]) -> Tensor:
+        """The linear layers to one logit each: logits_BT."""
+        return torch.cat([output(u_BU) for output, u_BU in zip(self.outputs, last_layers, strict=True)], dim=1)
 
     def axes(self, tasks: Sequence[str]) -> Axes:
         """The tensors of each task's tower and output, by task."""

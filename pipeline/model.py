@@ -34,7 +34,7 @@ class DenseNetwork(nn.Module):
         self._tasks = [task.name for task in job.tasks]
         places = [(f.name, place) for f in job.embedded for place in range(job.tables[f.table_name].dim)]
         self._inputs = Axis.of([*places, *((f.name, 0) for f in job.dense)], inputs=True)
-        self._autocast = job.train.precision == "bf16"
+        self._bf16 = job.train.precision == "bf16"
         settings = job.model.arguments(self._tasks) | (layer_widths(job) if widths is None else widths)
         arch = ARCHS[job.model.arch](in_dim=input_width(job), tasks=len(job.tasks), **settings)
         self.arch = arch
@@ -55,9 +55,10 @@ class DenseNetwork(nn.Module):
         by_key = pooled.to_dict()
         inputs = [torch.cat([*(by_key[key][:rows] for key in keys), dense_BF], dim=1) for keys in self._keys]
         x = torch.stack(inputs, dim=1) if self._separate else inputs[0]  # x_BTD: a task reads its own tables
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self._autocast):
-            logits_BT = self.towers(self.arch(x))
-        return logits_BT.float()
+        # evaluated as it will be scored elsewhere: by its own fp32 weights
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self._bf16 and self.training):
+            last_layers = self.towers.last_layers(self.arch(x))
+        return self.towers.logits([u_BU.float() for u_BU in last_layers])  # in 8 bits many rows would tie
 
     def penalty(self) -> Tensor | None:
         """What the weights themselves add to the loss; None where nothing is added."""
@@ -77,6 +78,7 @@ class RankingModel(nn.Module):
 
     def __init__(self, job: JobConfig) -> None:
         super().__init__()
+        assert job.train.precision != "auto", "settled before a model is made: pipeline/train/precision.py"
         self.embeddings = embedding_tables(job)
         torch.manual_seed(job.seed)
         self.dense = DenseNetwork(job)

@@ -27,6 +27,8 @@ def parameters(module: nn.Module) -> int:
 def flops_per_row(module: nn.Module, row_shape: tuple[int, ...]) -> int:
     """Two a multiply-add of the matrix products of one row's forward pass; the row has this shape.
 
+    Not counted, as no matrix product: activations, normalisation, softmax and the mixing of experts by their gates.
+
     The module may lie on any device; a copy of it without values is counted.
     """
     unfilled = copy.deepcopy(module).to("meta").eval()

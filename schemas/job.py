@@ -71,8 +71,9 @@ class TrainConfig(Strict):
     """Committed checkpoints kept; older ones are removed."""
     resume: bool = True
     """Go on from the newest committed checkpoint of `output`; false refuses an output that has one."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: autocast of the dense network (tables and losses stay fp32)."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the dense network in training; tables, losses and evaluation stay fp32. auto = bf16 where the hardware of all
+    ranks multiplies it, fp32 elsewhere; a resumed run keeps what it began with."""
     compile: bool = False
     """torch.compile of the dense network."""
     timeout_seconds: Annotated[int, Field(ge=1)] = 600

@@ -170,7 +170,8 @@ SMALL: dict[str, Any] = {
         "expert_layers": [8],
         "tower_layers": [4],
     },
-    "train": {"batch_size": 32, "log_every": 2, "checkpoint_every": 1000, "timeout_seconds": 60},
+    # fp32: what tests compare, they compare to five digits and more
+    "train": {"batch_size": 32, "log_every": 2, "checkpoint_every": 1000, "timeout_seconds": 60, "precision": "fp32"},
     "tracking": {"mode": "disabled"},
 }
 

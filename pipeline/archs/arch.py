@@ -39,4 +39,9 @@ def check_tasks(tasks: int) -> None:
 
 def mix(logits_BE: Tensor, experts: list[Tensor]) -> Tensor:
     """Mix E experts' outputs of shape BH by softmax weights, to g_BH."""
-    return torch.einsum("be,beh->bh", torch.softmax(logits_BE, dim=-1), torch.stack(experts, dim=1))
+    weight_BE = torch.softmax(logits_BE, dim=-1)
+    # expert by expert: stacked, it is B products of 1 x E and E x H, which cost a CPU a fifth of the network's step
+    mixed_BH = weight_BE[:, :1] * experts[0]
+    for place, expert_BH in enumerate(experts[1:], start=1):
+        mixed_BH = torch.addcmul(mixed_BH, weight_BE[:, place : place + 1], expert_BH)
+    return mixed_BH

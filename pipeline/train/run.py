@@ -22,6 +22,7 @@ from pipeline.train.loop import Report, Training, evaluate
 from pipeline.train.migrate import load_parent, opening_lines
 from pipeline.train.migrate_structure import VOCABULARIES
 from pipeline.train.optim import Optimizers
+from pipeline.train.precision import settled
 from pipeline.train.table_state import set_replica_steps
 from pipeline.train.warm_start import LINEAGE, Lineage, Parent, find_parent, lineage_of
 from schemas.errors import InputError
@@ -45,20 +46,15 @@ def run_job(
     job: JobConfig, planned: Planned, evaluation: Manifest | None, ranks: Ranks, attainable: dict[str, float]
 ) -> None:
     """Trains from the newest checkpoint or from nothing, then evaluates; rank 0 prints and tracks."""
-    config = job.model_dump(mode="json", by_alias=True) | {VOCABULARIES: fingerprints(job)}
     with sole_writer(job.output):
-        _run_job(job, config, planned, evaluation, ranks, attainable)
+        _run_job(job, planned, evaluation, ranks, attainable)
 
 
 def _run_job(
-    job: JobConfig,
-    config: dict[str, Any],
-    planned: Planned,
-    evaluation: Manifest | None,
-    ranks: Ranks,
-    attainable: dict[str, float],
+    job: JobConfig, planned: Planned, evaluation: Manifest | None, ranks: Ranks, attainable: dict[str, float]
 ) -> None:
     training, train = planned.manifest, job.train
+    config = job.model_dump(mode="json", by_alias=True) | {VOCABULARIES: fingerprints(job)}
     checkpoints = Checkpoints(
         f"{job.output}/checkpoints", train.keep_last, train.timeout_seconds, train.async_checkpoint
     )
@@ -72,6 +68,8 @@ def _run_job(
             "list of vocabulary values": config[VOCABULARIES],
         }
     )
+    job = settled(job, ranks.device, None if commit is None else commit.job["train"].get("precision", "fp32"))
+    config["train"]["precision"] = job.train.precision
     if commit is not None:
         same_job(commit, config, training, job.train.resume)
     parent = None
@@ -270,8 +268,9 @@ def _tell_saved(saved: Saved, progress: Progress, say: Callable[[str], None], tr
 
 
 def _opening(job: JobConfig, loop: Training, evaluation: Manifest | None, ranks: Ranks, start: Progress) -> str:
+    where = f"{ranks.world} rank{'s' if ranks.world > 1 else ''} ({ranks.device.type}, {job.train.precision})"
     lines = [
-        f"{job.name}: {job.model.arch} on {ranks.world} rank{'s' if ranks.world > 1 else ''} ({ranks.device.type}), "
+        f"{job.name}: {job.model.arch} on {where}, "
         f"{len(job.tasks)} tasks, {loop.rows:,} rows in {loop.steps:,} steps of {job.train.batch_size:,}"
     ]
     if start.step >= loop.steps:

@@ -191,13 +191,13 @@ def test_forward_and_every_gradient_are_the_formulas(case: str) -> None:
 
 
 def same(one: nn.Module, other: nn.Module, rename: Callable[[str], str] = str) -> None:
-    """Under the same weights, by `rename`d names, both compute the same, bit for bit."""
+    """Under the same weights, by `rename`d names, both compute the same; strides decide how a kernel sums."""
     randomise(one), other.double()
     renamed = {rename(name): value for name, value in one.state_dict().items()}
     other.load_state_dict({name: value for name, value in renamed.items() if name}, strict=False)
     missing = other.state_dict().keys() - renamed.keys()
     assert all("gate" in name or "stitch" in name or "mixture" in name for name in missing), missing
-    assert torch.equal(one(rows(9)), other(rows(9)))
+    torch.testing.assert_close(one(rows(9)), other(rows(9)), rtol=0, atol=1e-12)
 
 
 def test_ple_with_one_level_is_cgc() -> None:
@@ -362,7 +362,7 @@ def test_the_pages_notebook_snippet_runs(capsys: pytest.CaptureFixture[str]) -> 
     (snippet,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     exec(snippet, {})
     told, flops = (int(number) for number in capsys.readouterr().out.split())
-    assert flops == 2 * (4 * (64 * 32 + 32 * 16) + 2 * (64 * 4 + 4 * 16))
+    assert flops == 2 * (4 * (64 * 32 + 32 * 16) + 2 * 64 * 4)
     assert told == 4 * (65 * 32 + 33 * 16) + 2 * 64 * 4 + 2 * (17 * 8 + 9)
     assert all(f"| `{arch}` |" in page for arch in ARCHS)
 

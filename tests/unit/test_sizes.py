@@ -29,8 +29,8 @@ def mlp(width: int, *sizes: int) -> tuple[int, int]:
     return sum(a * b for a, b in pairs), sum(a * b + b for a, b in pairs)
 
 
-def gate(width: int, experts: int, out: int, bias: bool = False) -> tuple[int, int]:
-    return width * experts + experts * out, (width + bias) * experts
+def gate(width: int, experts: int, bias: bool = False) -> tuple[int, int]:
+    return width * experts, (width + bias) * experts
 
 
 def times(count: int, pair: tuple[int, int]) -> tuple[int, int]:
@@ -50,17 +50,17 @@ EXPECTED: dict[str, tuple[int, int]] = {
     "asymmetric sum": times(T, mlp(D, 4)),
     "asymmetric mean": times(T, mlp(D, 4)),
     "customized": times(T + 1, BOTTOM),
-    "moe": total(times(4, BOTTOM), gate(D, 4, 4)),
-    "mmoe": total(times(4, BOTTOM), times(T, gate(D, 4, 4, True))),
-    "cgc": total(times(6, BOTTOM), gate(D, 3, 4), gate(D, 2, 4), gate(D, 5, 4)),
+    "moe": total(times(4, BOTTOM), gate(D, 4)),
+    "mmoe": total(times(4, BOTTOM), times(T, gate(D, 4, True))),
+    "cgc": total(times(6, BOTTOM), gate(D, 3), gate(D, 2), gate(D, 5)),
     "cross_stitch": total(times(T, mlp(D, 5, 4, 3)), (T * T * (5 + 4 + 3), 3 * T * T)),
     "sluice": total(times(T, mlp(D, 6, 6, 6)), (3 * (3 * T) ** 2 * 2, 3 * (3 * T) ** 2), (T * 3 * 6, T * 3)),
-    "ml_mmoe": total(times(2, BOTTOM), times(4, mlp(4, 5, 4)), times(4 + T, gate(D, 2, 4))),
+    "ml_mmoe": total(times(2, BOTTOM), times(4, mlp(4, 5, 4)), times(4 + T, gate(D, 2))),
     "ple": total(
         times(8, BOTTOM),
         times(16, mlp(4, 5, 4)),
-        *(gate(D, e, 4) for e in (3, 4, 5, 8)),
-        *(gate(4, e, 4) for e in (3, 4, 5, 8, 3, 4, 5)),
+        *(gate(D, e) for e in (3, 4, 5, 8)),
+        *(gate(4, e) for e in (3, 4, 5, 8, 3, 4, 5)),
     ),
 }
 

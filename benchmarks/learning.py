@@ -1,0 +1,207 @@
+"""What is learnt on the generated log: by each space, by each architecture under conflict, in each precision.
+
+    python benchmarks/learning.py                        # all three studies, 5 seeds, a temporary folder
+    python benchmarks/learning.py seesaw --seeds 5 --out runs/learning --conflict 0.9
+
+    spaces      PLE trained in the spaces conditional, naive and entire: AUC and calibration of each child on clicked
+                rows, and of its joint probability (CTCVR) on all exposures
+    seesaw      single_task with a table set a task (a model a task), shared_bottom, mmoe and ple of one size, on a log
+                in which click and order disagree about items: each task's gain in AUC over single_task
+    precision   PLE in fp32 and in bf16: the same AUC within the noise of seeds?
+
+Every run is the real command on one rank, its metrics read from wandb's record by wandb's own reader. A seed fixes
+weights, dropout and the order of rows; the log is one for all. Differences are paired by seed, with the mean and its
+95 % interval by Student's t. --out keeps the runs: what is finished there is not run again.
+"""
+
+import argparse
+import concurrent.futures
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.interleaved import machine  # noqa: E402
+
+STUDENT_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+"""Two-sided quantile of Student's t by the number of pairs."""
+CHILDREN = ("cart", "fav", "order")
+TASKS = ("click", *CHILDREN)
+SIZE = 60_000
+"""Parameters of each dense network of `seesaw`."""
+Values = dict[str, list[float]]
+"""A metric's value a seed, by its key."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """Sides that differ in some settings; the first is what the others are held against."""
+
+    sides: dict[str, list[str]]
+    keys: list[str]
+    """What is compared, as wandb's record has it."""
+    conflict: bool = False
+    """Whether it is run on the log of --conflict, not on that of ./launch.sh."""
+
+
+def arch(words: str) -> list[str]:
+    return [f"model={{{words}, tower_layers: [32], match_parameters: {SIZE}}}"]
+
+
+STUDIES = {
+    "spaces": Study(
+        {space: [f"space={space}"] for space in ("conditional", "naive", "entire")},
+        [f"{t}/{metric}" for metric in ("auc", "calibration", "joint_auc", "joint_calibration") for t in CHILDREN],
+    ),
+    "seesaw": Study(
+        {
+            "single_task": arch("arch: single_task, bottom_layers: [128, 64], separate_embeddings: true"),
+            "shared_bottom": arch("arch: shared_bottom, bottom_layers: [128, 64]"),
+            "mmoe": arch("arch: mmoe, experts: 5, expert_layers: [128, 64]"),
+            "ple": arch("arch: ple, task_experts: 1, shared_experts: 1, expert_layers: [128, 64]"),
+        },
+        [f"{task}/auc" for task in TASKS],
+        conflict=True,
+    ),
+    "precision": Study(
+        {"fp32": ["train.precision=fp32"], "bf16": ["train.precision=bf16"]},
+        [*(f"{task}/auc" for task in TASKS), *(f"{task}/log_loss" for task in TASKS)],
+    ),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    summary, _, details = (__doc__ or "").partition("\n\n")
+    out = argparse.ArgumentParser(
+        "python benchmarks/learning.py",
+        description=summary,
+        epilog=details,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    out.add_argument("studies", nargs="*", metavar="STUDY", help=f"of {', '.join(STUDIES)} (all)")
+    out.add_argument("--seeds", type=int, default=5, metavar="N", help="2 to 10 runs of each side (%(default)s)")
+    out.add_argument("--rows-per-day", type=int, default=280_000, metavar="N", help="4 days trained, 1 evaluated")
+    out.add_argument("--conflict", type=float, default=0.9, metavar="C", help="of the log of `seesaw` (%(default)s)")
+    out.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="runs at a time (%(default)s)")
+    out.add_argument("--out", type=Path, metavar="DIR", help="folder of logs and runs (a temporary one)")
+    out.add_argument("--set", action="append", default=[], metavar="key=value", help="a setting of every run")
+    return out
+
+
+def run(folder: Path, log: Path, overrides: list[str]) -> dict[str, float]:
+    """Trains and evaluates in the folder, unless that is done; the evaluation's metrics by key."""
+    kept = folder / "metrics.json"
+    if not kept.exists():
+        quiet = ["train.log_every=100000", "train.checkpoint_every=100000", "tracking.mode=offline"]
+        command = [
+            sys.executable,
+            "-m",
+            "jobs.launch",
+            "--nproc-per-node",
+            "1",
+            str(ROOT / "jobs/configs/generated.yaml"),
+        ]
+        command += [f"output={folder}", f"data.path={log}", *quiet, *overrides]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise SystemExit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
+        kept.write_text(json.dumps(recorded(folder)))
+    return json.loads(kept.read_text())
+
+
+def recorded(folder: Path) -> dict[str, float]:
+    """Every eval/... value of the newest wandb run under the folder, by wandb's own reader."""
+    reader = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json"]
+    environment = {**os.environ, "WANDB_DIR": str(folder)}
+    read = subprocess.run(reader, env=environment, capture_output=True, text=True, check=True)
+    out = {}
+    for line in read.stdout.splitlines():
+        record = json.loads(line)
+        if record["type"] == "history":
+            out |= {k.removeprefix("eval/"): v for k, v in record["history"]["item"].items() if k.startswith("eval/")}
+    return out
+
+
+def gather(name: str, study: Study, arguments: argparse.Namespace, out: Path) -> dict[str, Values]:
+    """Each side's values, seed by seed; several runs at a time."""
+    from pipeline.data.declared_truth import TruthSpec
+    from pipeline.data.generated_log import LogSpec, generate_log
+
+    world = TruthSpec(conflict=arguments.conflict) if study.conflict else TruthSpec()
+    log = out / f"log-{world.conflict}-{arguments.rows_per_day}"
+    generate_log(str(log), LogSpec(world, rows_per_day=arguments.rows_per_day))
+    todo = [(side, seed) for seed in range(arguments.seeds) for side in study.sides]
+    began = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        found = {
+            (side, seed): pool.submit(
+                run, out / name / side / str(seed), log, [f"seed={seed}", *arguments.set, *study.sides[side]]
+            )
+            for side, seed in todo
+        }
+        for number, (side, seed) in enumerate(todo, start=1):
+            found[side, seed].result()
+            print(
+                f"  {name}: {number} of {len(todo)} ({side}, seed {seed}), {time.monotonic() - began:.0f} s", flush=True
+            )
+    return {
+        side: {key: [found[side, seed].result()[key] for seed in range(arguments.seeds)] for key in study.keys}
+        for side in study.sides
+    }
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """The mean and half the width of its 95 % interval."""
+    half = STUDENT_95[len(values)] * statistics.stdev(values) / len(values) ** 0.5
+    return statistics.mean(values), half
+
+
+def report(name: str, found: dict[str, Values]) -> None:
+    """A table: a line a metric, for each side the mean and its interval, then the paired differences."""
+    first, *others = found
+    print(
+        f"\n{name}: mean +- half of the 95 % interval; differences paired by seed, * where the interval leaves out 0\n"
+    )
+    print("".join([f"{'':<24}", *(f"{side:>20}" for side in found), *(f"{f'{o} - {first}':>30}" for o in others)]))
+    for key, values in found[first].items():
+        line = f"{key:<24}"
+        for side in found:
+            mean, half = interval(found[side][key])
+            line += f"{f'{mean:.4f} +- {half:.4f}':>20}"
+        for other in others:
+            mean, half = interval([b - a for a, b in zip(values, found[other][key], strict=True)])
+            line += f"{f'{mean:+.4f} +- {half:.4f}' + (' *' if abs(mean) > half else '  '):>30}"
+        print(line, flush=True)
+
+
+def main() -> int:
+    """Runs the studies that are named."""
+    arguments = parser().parse_args()
+    unknown = set(arguments.studies) - STUDIES.keys()
+    if unknown or arguments.seeds not in STUDENT_95:
+        print(f"no such study, or a number of seeds outside 2 to 10: {', '.join(unknown) or arguments.seeds}")
+        return 2
+    import torch
+
+    with tempfile.TemporaryDirectory(prefix="learning-") as temporary:
+        out = (arguments.out or Path(temporary)).resolve()
+        print(
+            f"machine  {machine()}; torch {torch.__version__}; {arguments.rows_per_day:,} rows a day, "
+            f"{arguments.seeds} seeds"
+        )
+        for name in arguments.studies or STUDIES:
+            report(name, gather(name, STUDIES[name], arguments, out))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
