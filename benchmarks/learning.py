@@ -88,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument("studies", nargs="*", metavar="STUDY", help=f"of {', '.join(STUDIES)} (all)")
     out.add_argument("--seeds", type=int, default=5, metavar="N", help="2 to 10 runs of each side (%(default)s)")
-    out.add_argument("--rows-per-day", type=int, default=280_000, metavar="N", help="4 days trained, 1 evaluated")
+    out.add_argument("--rows-per-day", type=int, default=140_000, metavar="N", help="4 days trained, 1 evaluated")
     out.add_argument("--conflict", type=float, default=0.9, metavar="C", help="of the log of `seesaw` (%(default)s)")
     out.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="runs at a time (%(default)s)")
     out.add_argument("--out", type=Path, metavar="DIR", help="folder of logs and runs (a temporary one)")
@@ -100,7 +100,13 @@ def run(folder: Path, log: Path, overrides: list[str]) -> dict[str, float]:
     """Trains and evaluates in the folder, unless that is done; the evaluation's metrics by key."""
     kept = folder / "metrics.json"
     if not kept.exists():
-        quiet = ["train.log_every=100000", "train.checkpoint_every=100000", "tracking.mode=offline"]
+        # half of the rows of ./launch.sh in steps of half the size: as many steps
+        quiet = [
+            "train.batch_size=2048",
+            "train.log_every=100000",
+            "train.checkpoint_every=100000",
+            "tracking.mode=offline",
+        ]
         command = [
             sys.executable,
             "-m",

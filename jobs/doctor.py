@@ -70,6 +70,8 @@ def check_stack() -> tuple[list[str], list[str]]:
     quiet_libraries()
     import torch
 
+    from pipeline.train.precision import multiplies_bf16
+
     cuda = torch.cuda.is_available()
     lines, wrong = check_triple(cuda)
     if cuda:
@@ -80,6 +82,8 @@ def check_stack() -> tuple[list[str], list[str]]:
     else:
         lines.append(f"{'gpu':<10} none: training runs on the CPU")
     lines.append(f"{'backend':<10} {'nccl' if cuda else 'gloo'}")
+    bf16 = multiplies_bf16(torch.device("cuda" if cuda else "cpu"))
+    lines.append(f"{'precision':<10} {'bf16' if bf16 else 'fp32'}, where train.precision is auto")
     try:
         import torchrec  # noqa: F401 - loads fbgemm's operators, which is what fails on a mixed triple
     except Exception as error:

@@ -15,7 +15,7 @@ from pipeline.train.run import START
 from tests.distributed import warm
 from tests.distributed.command import SECONDS, command, environment, run
 from tests.distributed.ranks import run_ranks
-from tests.distributed.training import build
+from tests.distributed.training import build, train
 from tests.logs import DAYS, set_key, small_config, small_job, write_config, write_log
 
 CASES = {
@@ -88,6 +88,14 @@ def test_training_is_in_bf16_and_the_logits_and_the_evaluation_are_not(tmp_path:
     np.testing.assert_allclose(bf16, fp32, atol=0.02)
     rounded = bf16.bfloat16().float() == bf16
     assert rounded.float().mean() < 0.1, "logits of 8 bits would make ties of many rows"
+
+
+def test_one_rank_and_two_agree_within_the_rounding_of_bf16(tmp_path: Path) -> None:
+    write_log(tmp_path / "log", DAYS, 300, seed=9)
+    config = small_config(tmp_path / "log", tmp_path / "out")
+    set_key(config, "train.precision", "bf16")
+    (one,), (two, _) = run_ranks(1, train, 1, config), run_ranks(2, train, 2, config)
+    np.testing.assert_allclose(two.losses, one.losses, rtol=2e-3)
 
 
 @pytest.mark.parametrize("began", ["fp32", "bf16"])

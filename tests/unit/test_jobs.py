@@ -3,6 +3,7 @@
 import importlib.metadata
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -71,6 +72,7 @@ def test_doctor_judges_the_triple(
 
 def test_doctor_finds_nothing_wrong_here() -> None:
     done = python("jobs.doctor")
+    assert re.search(r"^precision +(bf16|fp32), where", done.stdout, re.MULTILINE)
     assert done.returncode == 0, done.stdout
     assert "torchrec" in done.stdout
     assert done.stdout.endswith("nothing is wrong\n")
