@@ -5,8 +5,9 @@
 
     spaces      PLE trained in the spaces conditional, naive and entire: AUC and calibration of each child on clicked
                 rows, and of its joint probability (CTCVR) on all exposures
-    seesaw      single_task with a table set a task (a model a task), shared_bottom, mmoe and ple of one size, on a log
-                in which click and order disagree about items: each task's gain in AUC over single_task
+    seesaw      single_task with tables of its own for each task (a model a task), the same over shared tables,
+                shared_bottom, mmoe and ple, networks of one size, on a log in which click and order disagree about
+                items: each task's gain in AUC over single_task
     precision   PLE in fp32 and in bf16: the same AUC within the noise of seeds?
 
 Every run is the real command on one rank, its metrics read from wandb's record by wandb's own reader. A seed fixes
@@ -35,7 +36,7 @@ STUDENT_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.
 """Two-sided quantile of Student's t by the number of pairs."""
 CHILDREN = ("cart", "fav", "order")
 TASKS = ("click", *CHILDREN)
-SIZE = 60_000
+SIZE = 120_000
 """Parameters of each dense network of `seesaw`."""
 Values = dict[str, list[float]]
 """A metric's value a seed, by its key."""
@@ -53,7 +54,8 @@ class Study:
 
 
 def arch(words: str) -> list[str]:
-    return [f"model={{{words}, tower_layers: [32], match_parameters: {SIZE}}}"]
+    """Networks of one size; twice the steps, so that the deepest of them is past its slow start."""
+    return [f"model={{{words}, tower_layers: [32], match_parameters: {SIZE}}}", "train.batch_size=1024"]
 
 
 STUDIES = {
@@ -64,6 +66,7 @@ STUDIES = {
     "seesaw": Study(
         {
             "single_task": arch("arch: single_task, bottom_layers: [128, 64], separate_embeddings: true"),
+            "shared tables": arch("arch: single_task, bottom_layers: [128, 64]"),
             "shared_bottom": arch("arch: shared_bottom, bottom_layers: [128, 64]"),
             "mmoe": arch("arch: mmoe, experts: 5, expert_layers: [128, 64]"),
             "ple": arch("arch: ple, task_experts: 1, shared_experts: 1, expert_layers: [128, 64]"),
