@@ -5,6 +5,7 @@ B batch rows, D input width, T tasks, E experts, H width, N subspaces of all tas
 
 import itertools
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -288,6 +289,16 @@ def test_one_task_gives_its_tensor_and_any_batch_works(case: str, count: int, ta
 
 
 @every_case
+def test_one_task_is_the_formulas_too(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "T", 1)
+    model, x = randomise(make(case, 1)), rows(5, case, 1)
+    hand = hand_single if case.startswith("asymmetric") else HAND[case]  # there is nobody to read
+    (h_BH,) = hand(model.state_dict(), x)
+    torch.testing.assert_close(model(x), h_BH.unsqueeze(1), rtol=0, atol=1e-10)
+    assert h_BH.abs().max() > 0
+
+
+@every_case
 def test_a_row_does_not_depend_on_its_batch(case: str) -> None:
     model = randomise(make(case))
     torch.testing.assert_close(model(rows(4, case))[2:3], model(rows(4, case)[2:3]), rtol=0, atol=1e-12)
@@ -315,8 +326,7 @@ def test_sluice_starts_balanced_or_imbalanced(tasks: int) -> None:
     imbalanced, balanced = (make("sluice", tasks, init=init) for init in ("imbalanced", "balanced"))
     for own, even in zip(imbalanced.stitches, balanced.stitches, strict=True):
         assert own.shape == even.shape == (size, size)
-        torch.testing.assert_close(own.data.diagonal(), torch.full((size,), 0.9))
-        torch.testing.assert_close(own.data[0, 1:], torch.full((size - 1,), 0.1 / (size - 1)))
+        torch.testing.assert_close(own.data, torch.full((size, size), 0.1 / (size - 1)).fill_diagonal_(0.9))
         torch.testing.assert_close(even.data, torch.full((size, size), 1 / size))
     torch.testing.assert_close(imbalanced.layer_mixture.data, torch.tensor([0.05, 0.05, 0.9]).repeat(tasks, 1))
     torch.testing.assert_close(balanced.layer_mixture.data, torch.full((tasks, 3), 1 / 3))
