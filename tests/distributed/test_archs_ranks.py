@@ -1,4 +1,4 @@
-"""Every architecture trains alike on one rank and two and goes on after a cut; a table a task; the penalty."""
+"""What one architecture alone has, on ranks: the penalty of sluice, and a table a task."""
 
 from pathlib import Path
 from typing import Any
@@ -7,32 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.archs import ARCHS
 from pipeline.embedding.tables import TABLE_PREFIX
 from pipeline.model import RankingModel
 from tests.distributed.ranks import run_ranks
-from tests.distributed.training import RankState, build, table_state, train, train_built, train_part, whole
+from tests.distributed.training import RankState, build, table_state, train, train_built, whole
 from tests.logs import DAYS, set_key, small_config, small_job, write_log
 
-STEPS, CUT = 5, 2
-BATCH = 24
+STEPS, BATCH = 5, 24
 ROWS = STEPS * BATCH - 7
 BOTTOMS = {"bottom_layers": [8, 6]}
-EXPERTS = {"expert_layers": [8, 6]}
-MODELS: dict[str, dict[str, Any]] = {
-    "single_task": BOTTOMS,
-    "separate": {"arch": "single_task", "separate_embeddings": True, "norm": "batch", **BOTTOMS},
-    "shared_bottom": BOTTOMS,
-    "asymmetric": {"reads": {"order": ["cart", "click"], "click": ["fav"]}, **BOTTOMS},
-    "customized": {"dropout": 0.0, **BOTTOMS},
-    "moe": {"experts": 3, **EXPERTS},
-    "mmoe": {"experts": 3, "match_parameters": 5_100, **EXPERTS},
-    "ml_mmoe": {"experts": 2, "levels": 3, **EXPERTS},
-    "cgc": {"task_experts": {"click": 0, "cart": 1, "fav": 2, "order": 1}, **EXPERTS},
-    "ple": {"task_experts": 1, "levels": 3, **EXPERTS},
-    "cross_stitch": BOTTOMS,
-    "sluice": {"bottom_layers": [8, 8], "orthogonality": 0.5},
-}
 
 
 @pytest.fixture(scope="module")
@@ -46,47 +29,12 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config_of(log: Path, model: dict[str, Any], **changes: Any) -> dict[str, Any]:
     config = small_config(log, log / "unused", DAYS[:2])
     shardings = {"user": "row_wise", "item": "column_wise", "session": "data_parallel", "city": "row_wise"}
-    keys = {"train.batch_size": BATCH, "train.log_every": STEPS, "model": {"tower_layers": [4], **model}}
+    keys = {"train.batch_size": BATCH, "model": {"tower_layers": [4], **model}}
     keys |= {f"tables.{table}.sharding": sharding for table, sharding in shardings.items()}
     keys |= {"embedding_optimizer": {"name": "adagrad"}}  # whose rule column shards do not change
     for key, value in (keys | changes).items():
         set_key(config, key, value)
     return config
-
-
-def train_all(rank: int, world: int, configs: list[dict[str, Any]]) -> list[RankState]:
-    return [train(rank, world, config) for config in configs]
-
-
-def parts_of_all(rank: int, world: int, configs: list[dict[str, Any]], folder: str, stop: int) -> list[RankState]:
-    return [train_part(rank, world, config, f"{folder}/{n}", stop) for n, config in enumerate(configs)]
-
-
-def test_every_architecture_trains_alike_on_one_rank_and_two_and_goes_on_after_a_cut(log: Path, tmp_path: Path) -> None:
-    configs = [config_of(log, {"arch": name, **model}) for name, model in MODELS.items()]
-    assert {config["model"]["arch"] for config in configs} == set(ARCHS)
-    one = run_ranks(1, train_all, 1, configs)
-    two = run_ranks(2, train_all, 2, configs)
-    run_ranks(2, parts_of_all, 2, configs, str(tmp_path), CUT)
-    went_on = run_ranks(1, parts_of_all, 1, configs, str(tmp_path), STEPS + 1)
-    for number, name in enumerate(MODELS):
-        reference = one[0][number]
-        assert len(reference.losses) == STEPS
-        for rank in two:
-            np.testing.assert_allclose(rank[number].losses, reference.losses, rtol=1e-5, atol=1e-5, err_msg=name)
-        a = whole([reference])
-        for other in (whole([rank[number] for rank in two]), whole([went_on[0][number]])):
-            assert a.keys() == other.keys()
-            for key, value in a.items():
-                rtol = 1e-3 if "exp_avg" in key else 1e-5
-                torch.testing.assert_close(
-                    other[key], value, rtol=rtol, atol=1e-5, msg=lambda m, n=f"{name} {key}": f"{n}: {m}"
-                )
-    separate = whole([one[0][list(MODELS).index("separate")]])
-    for table in configs[0]["tables"]:
-        copies = [table_state(separate, f"{task}-{table}") for task in ("click", "cart", "fav", "order")]
-        assert all(copy.abs().sum() > 0 for copy in copies)
-        assert not any(torch.equal(copies[0], copy) for copy in copies[1:]), "each is trained by its own task"
 
 
 def first_moments(config: dict[str, Any], world: int) -> dict[str, torch.Tensor]:
@@ -112,16 +60,6 @@ def test_the_penaltys_gradient_is_whole_on_one_rank_and_on_two(log: Path) -> Non
             expected = torch.zeros_like(parameter) if parameter.grad is None else 0.1 * parameter.grad
             torch.testing.assert_close(moments[name], expected, rtol=1e-5, atol=1e-9, msg=f"{name} on {world}")
     assert dense.arch.levels[0][0].layers[0].weight.grad.abs().max() > 1e-3
-
-
-def test_the_penalty_is_told(log: Path, tmp_path: Path) -> None:
-    config = config_of(log, {"arch": "sluice", **MODELS["sluice"]})
-    (one,) = run_ranks(1, train_part, 1, config, str(tmp_path), STEPS + 1)
-    (plain,) = run_ranks(1, train_part, 1, config_of(log, {"arch": "moe"}), str(tmp_path / "moe"), STEPS + 1)
-    assert [report.penalty for report in plain.reports] == [None]
-    (report,) = one.reports
-    assert report.penalty is not None
-    assert report.penalty > 0
 
 
 TASKS = ("click", "cart", "order")

@@ -22,7 +22,7 @@ from pipeline.train.step import TrainStep
 from schemas.errors import InputError
 from schemas.load import parse_job
 from tests.distributed.ranks import run_ranks
-from tests.distributed.training import RankState, _shards, build, train, train_part, whole
+from tests.distributed.training import RankState, _shards, build, train, train_saving, whole
 from tests.logs import DAYS, set_key, small_config, small_table, write_log
 
 BATCH = 23
@@ -231,17 +231,16 @@ def train_all(rank: int, world: int, configs: list[dict[str, Any]]) -> list[Rank
     return [train(rank, world, config) for config in configs]
 
 
-def parts_of_all(rank: int, world: int, configs: list[dict[str, Any]], folder: str, stop: int) -> list[RankState]:
-    return [train_part(rank, world, config, f"{folder}/{n}", stop) for n, config in enumerate(configs)]
+def saving_all(rank: int, world: int, configs: list[dict[str, Any]], folder: str, step: int) -> list[RankState]:
+    return [train_saving(rank, world, config, f"{folder}/{n}", step) for n, config in enumerate(configs)]
 
 
 def test_every_method_trains_alike_on_ranks_and_goes_on_bitwise(log: Path, tmp_path: Path) -> None:
     """With batch normalisation; three tasks, so that PCGrad's order is drawn. On other ranks to 1e-5."""
     configs = [config_of(log, name, **{"model.norm": "batch"}) for name in METHODS_WITH]
     one = run_ranks(1, train_all, 1, configs)
-    two = run_ranks(2, parts_of_all, 2, configs, str(tmp_path / "whole"), STEPS + 1)
-    run_ranks(2, parts_of_all, 2, configs, str(tmp_path / "cut"), CUT)
-    went_on = run_ranks(2, parts_of_all, 2, configs, str(tmp_path / "cut"), STEPS + 1)
+    two = run_ranks(2, saving_all, 2, configs, str(tmp_path), CUT)
+    went_on = run_ranks(2, saving_all, 2, configs, str(tmp_path), STEPS + 1)
     ended = {}
     for number, name in enumerate(METHODS_WITH):
         a, b = whole([one[0][number]]), whole([rank[number] for rank in two])

@@ -51,6 +51,12 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return config
 
 
+def rarely(config: dict[str, Any], every: int) -> dict[str, Any]:
+    """The job with fewer commits: what is shown of one, a commit at each step would not show better."""
+    set_key(config := copy.deepcopy(config), "train.checkpoint_every", every)
+    return config
+
+
 @pytest.fixture(scope="module")
 def uninterrupted(config: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> list[RankState]:
     return run_ranks(2, train_part, 2, config, str(tmp_path_factory.mktemp("whole")), NEVER)
@@ -65,6 +71,7 @@ def test_a_run_cut_off_goes_on(
     config: dict[str, Any], uninterrupted: list[RankState], tmp_path: Path, stop: int, world: int
 ) -> None:
     """Weights, optimizer state, and every progress line from there on: a window that was open at the cut is whole."""
+    config = rarely(config, stop)  # the uninterrupted run commits at every step
     run_ranks(2, train_part, 2, config, str(tmp_path), stop)
     states = run_ranks(world, train_part, world, config, str(tmp_path), NEVER)
     ended, expected = whole(states), whole(uninterrupted)
@@ -114,7 +121,7 @@ def restored_window(rank: int, world: int, config: dict[str, Any], folder: str) 
 
 
 def test_an_open_window_is_the_same_rows_on_any_number_of_ranks(config: dict[str, Any], tmp_path: Path) -> None:
-    set_key(config := copy.deepcopy(config), "train.log_every", 1000)
+    set_key(config := rarely(config, 5), "train.log_every", 1000)
     set_key(config, "data.lanes", 6)
     run_ranks(2, train_part, 2, config, str(tmp_path), 5)
     told = [run_ranks(world, restored_window, world, config, str(tmp_path))[0] for world in (1, 2, 3)]
@@ -139,7 +146,7 @@ def test_nothing_random_is_outside_seed_step_and_rank(
     config: dict[str, Any], tmp_path: Path, world: int, background: bool
 ) -> None:
     """With dropout, cut and gone on, from other states of all global generators: bit for bit the same."""
-    config = copy.deepcopy(config)
+    config = rarely(config, 4)
     set_key(config, "model.dropout", 0.3)
     set_key(config, "train.max_steps", 9)
     set_key(config, "train.async_checkpoint", background)
@@ -167,12 +174,13 @@ def units_of_decay(rank: int, config: dict[str, Any], folder: str, stop: int) ->
 
 
 def test_the_weights_decay_with_the_steps_and_epochs_of_the_whole_run(config: dict[str, Any], tmp_path: Path) -> None:
-    (seen,) = run_ranks(1, units_of_decay, config, str(tmp_path), 9)
+    (seen,) = run_ranks(1, units_of_decay, rarely(config, 9), str(tmp_path), 9)
     assert seen == [(step, step // 7) for step in range(STEPS)]
 
 
 def test_a_place_that_this_program_would_not_find_again_is_refused(config: dict[str, Any], tmp_path: Path) -> None:
     """Every commit holds its place in files and row groups; another order of rows does not go on from it unnoticed."""
+    config = rarely(config, 10)
     run_ranks(2, train_part, 2, config, str(tmp_path), 10)
     commit, job = Checkpoints(tmp_path, 1).newest(), parse_job(config, "test")
     assert commit is not None

@@ -13,6 +13,7 @@ from tests.distributed.training import RankState, table_state, train, whole
 from tests.logs import DAYS, set_key, small_config, write_log
 
 TOLERANCE = 1e-5
+EPS = 1e-3
 STEPS = 20
 BATCH = 24
 ROWS = STEPS * BATCH - 7  # the last step is a partial one
@@ -24,6 +25,9 @@ def compare(log: Path, changes: dict[str, Any]) -> tuple[list[RankState], list[R
     changes = {"train.batch_size": BATCH, "data.shuffle_rows": 100} | changes
     for key, value in changes.items():
         set_key(config, key, value)
+    # far above a gradient's rounding: one near 0 is else a whole step, up or down as the rounding has it
+    config["dense_optimizer"] = {"eps": EPS} | config.get("dense_optimizer", {})
+    config["embedding_optimizer"] = {"eps": EPS} | config.get("embedding_optimizer", {})
     one = run_ranks(1, train, 1, config)
     two = run_ranks(2, train, 2, config)
     assert len(one[0].losses) >= STEPS
@@ -43,11 +47,13 @@ def compare(log: Path, changes: dict[str, Any]) -> tuple[list[RankState], list[R
     moments = [name for name in a if name.endswith(("exp_avg", "exp_avg_sq"))]
     assert len(moments) > 20
     for name in moments:  # Adam hardly feels a gradient of the wrong scale; its moments do
-        torch.testing.assert_close(b[name], a[name], rtol=1e-3, atol=TOLERANCE, msg=lambda m, n=name: f"{n}: {m}")
+        near = min(TOLERANCE, 1e-4 * float(a[name].abs().max()))  # squares of gradients are far below 1e-5
+        torch.testing.assert_close(b[name], a[name], rtol=1e-3, atol=near, msg=lambda m, n=name: f"{n}: {m}")
     for table in config["tables"]:
         if config.get("embedding_optimizer", {}).get("name") == "sgd":
             continue  # it keeps no state
-        torch.testing.assert_close(table_state(b, table), table_state(a, table), rtol=TOLERANCE, atol=TOLERANCE)
+        near = min(TOLERANCE, 1e-4 * float(table_state(a, table).max()))
+        torch.testing.assert_close(table_state(b, table), table_state(a, table), rtol=TOLERANCE, atol=near)
         assert table_state(a, table).abs().sum() > 0, "the table was trained"
     return one, two
 
@@ -135,8 +141,7 @@ def test_ranks_with_different_numbers_of_rows(tmp_path: Path, kind: str) -> None
 @pytest.mark.parametrize("norm", ["batch", "layer"])
 def test_normalisation_and_two_epochs(log: Path, norm: str) -> None:
     """Batch statistics are those of the global batch; epochs do not share a step; the LR schedule is followed."""
-    # eps: where a gradient is rounding alone, AdamW would make a whole step of it
-    schedule = {"lr": 0.003, "warmup_steps": 3, "schedule": "cosine", "eps": 1e-6}
+    schedule = {"lr": 0.003, "warmup_steps": 3, "schedule": "cosine"}
     compare(log, {"model.norm": norm, "train.epochs": 2, "dense_optimizer": schedule, "tasks.cart.decay": 0.9})
 
 

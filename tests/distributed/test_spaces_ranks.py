@@ -1,9 +1,7 @@
 """Every space, regression and sample weights on one rank and two: closed forms, the real loader, metrics, a resume."""
 
 import copy
-import itertools
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from pipeline.train.loop import training_batches
 from pipeline.train.run import START
 from tests.distributed.ranks import run_ranks
 from tests.distributed.test_resume import assert_same_report
-from tests.distributed.training import build, evaluation, predict, save, train, train_part, whole
+from tests.distributed.training import build, evaluation, predict, save, train, train_saving, whole
 from tests.logs import DAYS, set_key, small_config, small_job, write_log
 
 CHAIN = [{"name": "click"}, {"name": "cart", "given": "click"}, {"name": "order", "given": "cart"}]
@@ -255,28 +253,10 @@ def test_a_window_open_at_a_resume_is_whole(config: dict[str, Any], tmp_path: Pa
     """Cut after step 3 of a window of steps 3 and 4; its numbers and indicators come back on any number of ranks."""
     config = copy.deepcopy(config)
     set_key(config, "train.checkpoint_every", 1)
-    unbroken = run_ranks(2, train_part, 2, config, str(tmp_path / "whole"), 10**6)
-    run_ranks(2, train_part, 2, config, str(tmp_path / "cut"), 3)
-    shutil.copytree(tmp_path / "cut", tmp_path / "again")
+    unbroken = run_ranks(2, train_saving, 2, config, str(tmp_path), 3)
     (told,) = (r for r in unbroken[0].reports if r.progress.step > 3)
     assert told.metrics.own["click"].rows == 32 + 24
     assert told.metrics.regression["watch"].rows > 10
-    for world, folder in ((2, "cut"), (1, "again")):
-        (report,) = run_ranks(world, train_part, world, config, str(tmp_path / folder), 10**6)[0].reports
+    for world in (2, 1):
+        (report,) = run_ranks(world, train_saving, world, config, str(tmp_path), 10**6)[0].reports
         assert_same_report(report, told, bitwise=world == 2)
-
-
-def first_losses(rank: int, configs: list[dict[str, Any]]) -> list[list[float]]:
-    return [train(rank, 1, config).losses[0] for config in configs]
-
-
-def test_a_space_for_the_whole_job_trains_and_differs_from_the_others(config: dict[str, Any]) -> None:
-    config = copy.deepcopy(config)
-    set_key(config, "tasks", CHAIN)
-    set_key(config, "train.max_steps", 1)
-    configs = [config | {"space": space} for space in SPACES]
-    (losses,) = run_ranks(1, first_losses, configs)
-    for one, other in itertools.combinations(losses, 2):
-        assert one[0] == other[0], "the first step's weights are the same, and a root knows one space alone"
-        assert one[1] != other[1]
-        assert one[2] != other[2]

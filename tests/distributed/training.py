@@ -96,10 +96,31 @@ class CutOff(Checkpoints):
             raise Stopped
 
 
+class OnlyAt(Checkpoints):
+    """Checkpoints of one step alone: training goes on, and its end is not committed."""
+
+    def __init__(self, folder: str, step: int) -> None:
+        super().__init__(folder, 1)
+        self._step = step
+
+    def save(self, model: Any, optimizer: Any, progress: Any, *rest: Any) -> None:
+        if progress.step == self._step:
+            super().save(model, optimizer, progress, *rest)
+
+
 def train_part(rank: int, world: int, config: dict[str, Any], folder: str, stop: int) -> RankState:
     """Goes on from the folder's newest checkpoint, or starts, through the real loop; cut off after step `stop`."""
+    background = config["train"].get("async_checkpoint", False)
+    return _train_through(rank, world, config, CutOff(folder, stop, background))
+
+
+def train_saving(rank: int, world: int, config: dict[str, Any], folder: str, step: int) -> RankState:
+    """The same to the end, with a commit after step `step` and no other."""
+    return _train_through(rank, world, config, OnlyAt(folder, step))
+
+
+def _train_through(rank: int, world: int, config: dict[str, Any], checkpoints: Checkpoints) -> RankState:
     job, model, optimizers, ranks = build(config, rank, world)
-    checkpoints = CutOff(folder, stop, job.train.async_checkpoint)
     training = Training(job, plan(job, job.data.train), model, optimizers, ranks, checkpoints, config)
     commit, start = checkpoints.newest(), START
     if commit is not None:

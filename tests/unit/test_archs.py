@@ -5,6 +5,7 @@ B batch rows, D input width, T tasks, E experts, H width, N subspaces of all tas
 
 import itertools
 import re
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -190,14 +191,23 @@ def test_forward_and_every_gradient_are_the_formulas(case: str) -> None:
 # ---- identities
 
 
+def few_bits(numbers: Tensor) -> Tensor:
+    """Rounded to sixteenths: sums of a few products of these are exact in float64, in whatever order they are taken."""
+    return (numbers * 16).round() / 16
+
+
 def same(one: nn.Module, other: nn.Module, rename: Callable[[str], str] = str) -> None:
-    """Under the same weights, by `rename`d names, both compute the same; strides decide how a kernel sums."""
+    """Under the same weights, by `rename`d names, both compute the same, bit for bit."""
     randomise(one), other.double()
+    with torch.no_grad():
+        for parameter in one.parameters():
+            parameter.copy_(few_bits(parameter))
     renamed = {rename(name): value for name, value in one.state_dict().items()}
     other.load_state_dict({name: value for name, value in renamed.items() if name}, strict=False)
     missing = other.state_dict().keys() - renamed.keys()
     assert all("gate" in name or "stitch" in name or "mixture" in name for name in missing), missing
-    torch.testing.assert_close(one(rows(9)), other(rows(9)), rtol=0, atol=1e-12)
+    x_BD = few_bits(rows(9))
+    assert torch.equal(one(x_BD), other(x_BD))
 
 
 def test_ple_with_one_level_is_cgc() -> None:
@@ -279,6 +289,16 @@ def test_one_task_gives_its_tensor_and_any_batch_works(case: str, count: int, ta
 
 
 @every_case
+def test_one_task_is_the_formulas_too(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "T", 1)
+    model, x = randomise(make(case, 1)), rows(5, case, 1)
+    hand = hand_single if case.startswith("asymmetric") else HAND[case]  # there is nobody to read
+    (h_BH,) = hand(model.state_dict(), x)
+    torch.testing.assert_close(model(x), h_BH.unsqueeze(1), rtol=0, atol=1e-10)
+    assert h_BH.abs().max() > 0
+
+
+@every_case
 def test_a_row_does_not_depend_on_its_batch(case: str) -> None:
     model = randomise(make(case))
     torch.testing.assert_close(model(rows(4, case))[2:3], model(rows(4, case)[2:3]), rtol=0, atol=1e-12)
@@ -306,8 +326,7 @@ def test_sluice_starts_balanced_or_imbalanced(tasks: int) -> None:
     imbalanced, balanced = (make("sluice", tasks, init=init) for init in ("imbalanced", "balanced"))
     for own, even in zip(imbalanced.stitches, balanced.stitches, strict=True):
         assert own.shape == even.shape == (size, size)
-        torch.testing.assert_close(own.data.diagonal(), torch.full((size,), 0.9))
-        torch.testing.assert_close(own.data[0, 1:], torch.full((size - 1,), 0.1 / (size - 1)))
+        torch.testing.assert_close(own.data, torch.full((size, size), 0.1 / (size - 1)).fill_diagonal_(0.9))
         torch.testing.assert_close(even.data, torch.full((size, size), 1 / size))
     torch.testing.assert_close(imbalanced.layer_mixture.data, torch.tensor([0.05, 0.05, 0.9]).repeat(tasks, 1))
     torch.testing.assert_close(balanced.layer_mixture.data, torch.full((tasks, 3), 1 / 3))
@@ -315,14 +334,25 @@ def test_sluice_starts_balanced_or_imbalanced(tasks: int) -> None:
 
 
 def test_sluices_penalty_is_the_squared_cosines_of_its_subspaces() -> None:
+    """Forward and gradient: by column a of subspace s it is 2 lambda sum_b <g_a, g_b> g_b, b of the other subspaces."""
     model = randomise(make("sluice"))
     total = 0.0
+    model.penalty().backward()
     for level, task in itertools.product(range(3), range(T)):
-        g = model.state_dict()[f"levels.{level}.{task}.layers.0.weight"].T  # the layer as a map of rows: D x H
-        for s, r in [(0, 1), (0, 2), (1, 2)]:
-            for i, j in itertools.product(range(2), range(2)):
-                total += float((g[:, 2 * s + i] @ g[:, 2 * r + j]) ** 2)
+        weight = model.levels[level][task].layers[0].weight
+        g = weight.detach().T  # the layer as a map of rows: D x H
+        gradient = torch.zeros_like(g)
+        for a, b in itertools.permutations(range(6), 2):
+            if a // 2 != b // 2:
+                product = g[:, a] @ g[:, b]
+                total += float(product**2) / 2  # each pair is met twice
+                gradient[:, a] += 2 * 0.3 * product * g[:, b]
+        torch.testing.assert_close(weight.grad.T, gradient, rtol=1e-12, atol=1e-12)
     assert model.penalty().item() == pytest.approx(0.3 * total, rel=1e-12)
+    others = [
+        name for name, parameter in model.named_parameters() if "weight" not in name and parameter.grad is not None
+    ]
+    assert others == [], "it is of the layers' weights alone"
 
 
 def test_the_penalty_is_zero_for_subspaces_that_read_apart_and_none_where_there_is_nothing_to_keep_apart() -> None:

@@ -50,6 +50,23 @@ def test_it_is_the_cross_entropy_of_the_product(depth: int) -> None:
     torch.testing.assert_close(gradient(loss_B, logits_BC), gradient(expected_B, logits_BC), rtol=1e-10, atol=1e-13)
 
 
+@pytest.mark.parametrize("label", [0, 1])
+@pytest.mark.parametrize(("kind", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 2e-5)])
+def test_the_gradient_is_autograds_on_the_product_down_to_1e_12_each(
+    label: int, kind: torch.dtype, tolerance: float
+) -> None:
+    """Depth 3: each of the three is 1e-12, 1e-9, ... or a half, so that their product goes down to 1e-36."""
+    p_N = torch.tensor([1e-12, 1e-9, 1e-6, 1e-3, 0.1, 0.5], dtype=torch.float64)
+    logits_BC = torch.cartesian_prod(*[(p_N / (1 - p_N)).log()] * 3).to(kind).double().requires_grad_()
+    labels_B = torch.full((len(logits_BC),), float(label), dtype=torch.float64)
+    expected_BC = gradient(plain(logits_BC, labels_B), logits_BC)
+    assert len(expected_BC) == 216
+    assert logits_BC.sigmoid().prod(1).min() < 1.1e-36
+    mine_BC = logits_BC.detach().to(kind).requires_grad_()
+    found_BC = gradient(chain_loss(mine_BC, labels_B.to(kind)), mine_BC)
+    torch.testing.assert_close(found_BC.double(), expected_BC, rtol=tolerance, atol=0)
+
+
 EXTREMES = {
     "1e-12": [-9.21, -9.21, -9.21],
     "1e-12, one sure": [-27.63, 30.0, 30.0],
