@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from pipeline.data.footers import LocalFile, digest, parsed, read_footer, remote_range
 from pipeline.data.manifest import RowGroup
 from pipeline.data.order import Stretch
-from pipeline.data.pages import Chunk, PageError, check_pages, chunks_of, group_starts
+from pipeline.data.pages import Chunk, PageError, check_pages, chunks_of, group_starts, leaves_of
+from pipeline.data.patterns import Leaf
 from pipeline.data.source import Source
 from pipeline.storage import FAULTS, LASTING, REMEDY, Promise, ShortReadError, is_local, pause, reason
 from schemas.errors import InputError
@@ -184,13 +185,16 @@ def _checked_footer(group: RowGroup, footer: bytes) -> "_Footer":
 class _Footer(NamedTuple):
     metadata: pq.FileMetaData
     data: bytes
+    leaves: list[Leaf]
     groups: list[int]
     """Where each row group's description begins in the data."""
 
 
 @functools.lru_cache(FOOTERS_KEPT)
 def _footer(path: str, data: bytes) -> _Footer:
-    return _Footer(parsed(path, data), data, group_starts(memoryview(data)))
+    metadata = parsed(path, data)
+    leaves = leaves_of(metadata.schema)
+    return _Footer(metadata, data, leaves, group_starts(memoryview(data), leaves))
 
 
 def _changed(group: RowGroup, how: str) -> _LostError:
@@ -200,26 +204,32 @@ def _changed(group: RowGroup, how: str) -> _LostError:
 
 def _chunks(footer: _Footer, group: RowGroup, columns: Sequence[str]) -> list[Chunk]:
     """The chunks of the wanted columns, in the order of the file."""
+    names = tuple(leaf.name for leaf in footer.leaves)
     try:
-        leaves = chunks_of(memoryview(footer.data), footer.groups[group.index], footer.metadata.schema)
+        leaves = chunks_of(memoryview(footer.data), footer.groups[group.index], footer.leaves)
+        places = _places(names, tuple(columns))
     except (PageError, IndexError) as error:
         raise _DecodeError(str(error)) from error
-    below: dict[str, list[int]] = {}
-    for place, leaf in enumerate(leaves):
-        for prefix in itertools.accumulate(leaf.name.split("."), lambda path, part: f"{path}.{part}"):
-            below.setdefault(prefix, []).append(place)
-    found: set[int] = set()  # by place: of 'age' and 'age.years' both names ask for the second
-    for name in columns:
-        if name not in below:
-            raise InputError(f"{group.path}: column '{name}' is missing; write the file with it")
-        found.update(below[name])
-    chunks = sorted((leaves[place] for place in found), key=lambda chunk: chunk.start)
+    except KeyError as error:
+        raise InputError(f"{group.path}: column '{error.args[0]}' is missing; write the file with it") from None
+    chunks = sorted((leaves[place] for place in places), key=lambda chunk: chunk.start)
     end = 1
     for chunk in chunks:
         if not end <= chunk.start < chunk.end <= group.file_bytes - group.footer_bytes:
             raise _DecodeError(f"column '{chunk.name}': its footer points outside of the file or into another column")
         end = chunk.end
     return chunks
+
+
+@functools.lru_cache(FOOTERS_KEPT)
+def _places(leaves: tuple[str, ...], columns: tuple[str, ...]) -> frozenset[int]:
+    """Which leaves belong to the columns; raises KeyError with the name of a column that has none."""
+    below: dict[str, list[int]] = {}
+    for place, leaf in enumerate(leaves):
+        for prefix in itertools.accumulate(leaf.split("."), lambda path, part: f"{path}.{part}"):
+            below.setdefault(prefix, []).append(place)
+    # by place: of 'age' and 'age.years' both names ask for the second
+    return frozenset(place for name in columns for place in below[name])
 
 
 def spans(chunks: Sequence[Chunk], gap: int) -> list[tuple[int, int]]:
