@@ -224,7 +224,9 @@ def test_shares_are_the_differences_of_positions(rows: list[int], batch: int, da
     order = Order(tuple(rows), batch)
     done = data.draw(st.integers(0, order.rows))
     places = [order.positions(end) for end in (done, *order.step_ends(done))]
-    expected = [(end, (b - a).tolist()) for end, (a, b) in zip(order.step_ends(done), itertools.pairwise(places))]
+    expected = [
+        (end, (b - a).tolist()) for end, (a, b) in zip(order.step_ends(done), itertools.pairwise(places), strict=True)
+    ]
     assert [(end, share_l.tolist()) for end, share_l in order.shares(done)] == expected
 
 
