@@ -104,6 +104,23 @@ def test_a_page_header_says_what_thrift_reads_in_it_whole_or_damaged(layout: str
                 data[bit // 8] ^= 1 << bit % 8
 
 
+@pytest.mark.parametrize("layout", ["required, LZ4", "no checksums", "no statistics"])
+def test_a_page_header_says_the_same_with_any_byte_in_the_place_of_another(layout: str) -> None:
+    for _, pages in first_chunks(layout)[:2]:
+        data = bytearray(pages)
+        header, body = struct(memoryview(data), 0)
+        second = body + header[3]
+        for begin in {0, second} - {len(data)}:
+            _, end = struct(memoryview(data), begin)
+            for place in range(begin, end):
+                was = data[place]
+                for byte in range(256):
+                    data[place] = byte
+                    found = told(page_header, memoryview(data), begin)
+                    assert found == told(struct, memoryview(data), begin), (place, byte)
+                data[place] = was
+
+
 @pytest.mark.parametrize("layout", [*LAYOUTS, *OTHERS])
 def test_a_row_group_says_what_thrift_reads_in_it_whole_or_damaged(layout: str) -> None:
     _, footer, leaves, starts = file_of(layout)
