@@ -26,11 +26,11 @@ import pyarrow.compute as pc
 from pipeline.data import checks
 from pipeline.data.checks import Finding, Where
 from pipeline.data.flags import Flags
-from pipeline.data.hashing import bucket_integers, bucket_strings
+from pipeline.data.hashing import bucket_distinct, bucket_integers, bucket_strings
 from pipeline.data.quarantine import Piece, below_root
 from pipeline.data.rows import MATRICES, Float32, Int8, Int32, Int64, Layout, Lists, Rows, Value
 from pipeline.data.spaces import Spaces
-from pipeline.data.vocabulary_lookup import lookups
+from pipeline.data.vocabulary_lookup import StringLookup, lookups
 from schemas.features import BucketFeature, FloatFeature, IdFeature, IdListFeature, StringFeature
 from schemas.job import JobConfig
 
@@ -139,13 +139,14 @@ class Encoder:
 
     def _string(self, feature: StringFeature, batch: pa.RecordBatch, where: Where, out_N: Int32) -> bool:
         column, rows = batch.column(feature.source), self._rows(feature)
-        to_row = self._lookups[feature.name] if feature.vocabulary else lambda strings: bucket_strings(strings, rows)
+        lookup = self._lookups[feature.name] if feature.vocabulary else None
         if pa.types.is_dictionary(column.type) and len(column.dictionary) <= len(column):
-            row_D, indices = to_row(column.dictionary), column.indices
+            strings, indices = column.dictionary, column.indices
+            row_D = lookup.distinct(strings) if isinstance(lookup, StringLookup) else bucket_distinct(strings, rows)
             if not indices.null_count and not (row_D < 0).any():
                 np.take(row_D.astype(np.int32), indices.to_numpy(), out=out_N, mode="clip")
                 return bool(feature.vocabulary)
-        row_N = to_row(column)
+        row_N = lookup(column) if isinstance(lookup, StringLookup) else bucket_strings(column, rows)
         null_N = row_N < 0
         some = bool(null_N.any())
         if some and feature.missing == "error":
@@ -328,7 +329,8 @@ def over_their_sum(weight_M: npt.NDArray[np.float32], offset_N: Int32) -> npt.ND
     """Each weight over the sum of its list, so that a sum of weighted rows is their weighted mean."""
     length_N = np.diff(offset_N)
     filled_N = length_N > 0
-    sum_N = np.add.reduceat(weight_M.astype(np.float64), offset_N[:-1][filled_N]) if len(weight_M) else np.empty(0)
+    exact_M = weight_M.astype(np.float64)
+    sum_N = np.add.reduceat(exact_M, offset_N[:-1][filled_N]) if len(weight_M) else np.empty(0)
     # a list whose weights are all 0 pools to zeros, like an empty one
     total_M = np.repeat(np.where(sum_N > 0, sum_N, 1.0), length_N[filled_N])
-    return np.divide(weight_M, total_M, out=total_M).astype(np.float32)
+    return np.divide(exact_M, total_M, out=total_M).astype(np.float32)

@@ -20,7 +20,7 @@ from pipeline.data.contract import SchemaError, check_schema, needs
 from pipeline.data.drift import drifted
 from pipeline.data.footers import BrokenFileError, Footer, LocalFile, read_footer, remote_range
 from pipeline.data.manifest import FILES, Manifest, RowGroup, manifest_of
-from pipeline.data.pages import PageError, chunks_of, group_starts, has_checksum
+from pipeline.data.pages import PageError, chunks_of, group_starts, has_checksum, leaves_of
 from pipeline.data.quarantine import Piece, QuarantineLog, below_root
 from pipeline.storage import LASTING, bounded, filesystem, is_local, patiently, reason
 from schemas.errors import InputError
@@ -223,7 +223,8 @@ class _Planner:
         begin = footer.file_bytes - len(footer.tail)
         words = memoryview(footer.tail)[-footer.length :]
         try:
-            chunk = chunks_of(words, group_starts(words)[group], footer.metadata.schema)[0]
+            leaves = leaves_of(footer.metadata.schema)
+            chunk = chunks_of(words, group_starts(words, leaves)[group], leaves)[0]
         except (PageError, IndexError):
             return None  # left to whoever reads the pages
         end = min(chunk.end, chunk.start + HEADER_BYTES)

@@ -61,16 +61,27 @@ def through_dictionary(column: pa.Array, rows: Callable[[pa.Array], Int64]) -> I
     if len(column.dictionary) > len(column):
         # a row group's whole dictionary comes with each of its batches: what the batch does not use is not hashed
         column = column.dictionary_decode().dictionary_encode()
-    row_D = rows(column.dictionary)
-    row_D[column.dictionary.is_null().to_numpy(zero_copy_only=False)] = -1
-    row_D = np.append(row_D, -1)  # what a null points to
+    row_D = np.append(nulls_apart(column.dictionary, rows), -1)  # what a null points to
     index_N = column.indices.cast(pa.int64()).fill_null(len(row_D) - 1).to_numpy()
     return row_D[index_N]
 
 
+def nulls_apart(strings: pa.Array, rows: Callable[[pa.Array], Int64]) -> Int64:
+    """`rows` of each string, shape [N]; -1 where null."""
+    row_N = rows(strings)
+    if strings.null_count:
+        row_N[strings.is_null().to_numpy(zero_copy_only=False)] = -1
+    return row_N
+
+
+def bucket_distinct(strings: pa.Array, rows: int) -> Int64:
+    """As `bucket_strings`, for strings that hardly repeat, such as those of a dictionary."""
+    return nulls_apart(strings, lambda strings: (mix(fnv1a(strings)) % np.uint64(rows)).view(np.int64))
+
+
 def bucket_strings(column: pa.Array, rows: int) -> Int64:
     """Table row of each string, shape [N]; -1 where null."""
-    return through_dictionary(column, lambda strings: (mix(fnv1a(strings)) % np.uint64(rows)).view(np.int64))
+    return through_dictionary(column, lambda strings: bucket_distinct(strings, rows))
 
 
 def bucket_integers(id_N: Int64, rows: int) -> Int64:

@@ -10,7 +10,7 @@ from pipeline.data.flags import Flags
 from pipeline.data.order import Stretch
 from pipeline.data.permute import permuted
 from pipeline.data.quarantine import Piece, below_root
-from pipeline.data.reader import READ_ROWS, Lost, read_stretches
+from pipeline.data.reader import FINE_ROWS, Lost, read_stretches
 from pipeline.data.rows import Rows, Stream
 from pipeline.data.source import Source
 
@@ -18,7 +18,7 @@ from pipeline.data.source import Source
 def read_lane(source: Source, lane: int, start: int, encoder: Encoder, flags: Flags | None) -> Iterator[Rows]:
     """The lane's encoded rows from `start` on in the log's order, each row group decoded once.
 
-    Where a stretch is lost, its remaining rows are flagged. It is lost from a multiple of READ_ROWS on, so that the
+    Where a stretch is lost, its remaining rows are flagged. It is lost from a multiple of FINE_ROWS on, so that the
     same rows are lost at any number of ranks.
     """
     todo: list[Stretch] = []
@@ -33,8 +33,8 @@ def read_lane(source: Source, lane: int, start: int, encoder: Encoder, flags: Fl
             assert flags is not None
             file, left = below_root(group.path), stretch.stop - first
             flags.stretch(group.first_row + first, Piece(file, group.index, first, left, "corrupt", "", batch.reason))
-            for begin in range(group.first_row + first, group.first_row + stretch.stop, READ_ROWS):
-                end = min(begin + READ_ROWS, group.first_row + stretch.stop)
+            for begin in range(group.first_row + first, group.first_row + stretch.stop, FINE_ROWS):
+                end = min(begin + FINE_ROWS, group.first_row + stretch.stop)
                 yield Rows.lost(encoder.layout, np.arange(begin, end))
             continue
         row_ids = np.arange(group.first_row + first, group.first_row + first + batch.num_rows)

@@ -110,10 +110,9 @@ class Loader:
             lane: Stream(lane_rows(self.source, lane, int(position_L[lane]), self.encoder, self.flags))
             for lane in range(self.rank, order.lanes, self.world)
         }
-        for end in order.step_ends(self.done):
-            before_L, position_L = position_L, order.positions(end)
-            share_L = position_L - before_L
-            parts = [part for lane, stream in streams.items() for part in stream.take(int(share_L[lane]))]
+        for end, share_L in order.shares(self.done):
+            sizes = share_L.tolist()
+            parts = [part for lane, stream in streams.items() for part in stream.take(sizes[lane])]
             out: list[Piece] = []
             if self.flags is not None and any(part.rows.flagged for part in parts):
                 parts, row_id_N = unflagged(self.encoder.layout, parts)

@@ -5,13 +5,14 @@ whole file: pages tile the chunk, their values add up to the footer's count, and
 kind and encoding. Source: apache/parquet-format, parquet.thrift.
 """
 
-import collections
-import dataclasses
-from typing import Any
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 
-from pipeline.data.thrift import ThriftError, field_start, list_items, struct, varint
+from pipeline.data.patterns import Leaf, leaf_of, page_header, row_group
+from pipeline.data.thrift import ThriftError, field_start, list_items, varint
 
 DATA, DICTIONARY, DATA_V2 = 0, 2, 3
 """PageType."""
@@ -29,8 +30,7 @@ class PageError(ValueError):
     """A footer or page header that contradicts another part of the file."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """What the footer says of a column chunk."""
 
     name: str
@@ -47,52 +47,63 @@ class Chunk:
     compressed: bool
 
 
-def group_starts(footer: memoryview) -> list[int]:
+def leaves_of(schema: pq.ParquetSchema) -> list[Leaf]:
+    """The columns of a file's schema; raises PageError."""
+    try:
+        columns = [schema.column(i) for i in range(len(schema))]
+        return [leaf_of(c.path, c.max_definition_level, c.max_repetition_level) for c in columns]
+    except UnicodeDecodeError as error:
+        raise PageError("its footer names columns in no text") from error
+
+
+def group_starts(footer: memoryview, leaves: Sequence[Leaf]) -> list[int]:
     """Where in the footer each row group's description begins; raises PageError."""
     try:
-        return list_items(footer, field_start(footer, ROW_GROUPS))
+        return list_items(footer, field_start(footer, ROW_GROUPS), functools.partial(row_group, leaves=leaves))
     except ThriftError as error:
         raise PageError(f"its footer holds {error}") from error
 
 
-def chunks_of(footer: memoryview, start: int, schema: pq.ParquetSchema) -> list[Chunk]:
+def chunks_of(footer: memoryview, start: int, leaves: Sequence[Leaf]) -> list[Chunk]:
     """The column chunks of the row group that the footer describes from `start` on; raises PageError."""
     try:
-        group, _ = struct(footer, start)
+        group, _ = row_group(footer, start, leaves)
         columns = [column[3] for column in group[1]]
         rows = group[3]
-        if len(columns) != len(schema):
-            raise PageError(f"its footer has {len(columns)} column chunks for {len(schema)} columns")
-        return [_chunk(column, rows, schema.column(i)) for i, column in enumerate(columns)]
+        if len(columns) != len(leaves):
+            raise PageError(f"its footer has {len(columns)} column chunks for {len(leaves)} columns")
+        return [_chunk(column, rows, leaf) for column, leaf in zip(columns, leaves, strict=True)]
     except (ThriftError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as error:
         raise PageError("its footer describes no column chunks") from error
 
 
-def _chunk(column: dict[int, Any], rows: int, leaf: Any) -> Chunk:
+def _chunk(column: dict[int, Any], rows: int, leaf: Leaf) -> Chunk:
     numbers = [column[i] for i in (1, 4, 5, 7, 9)] + [column.get(11, 0), rows]
     if not all(isinstance(number, int) for number in numbers):
         raise TypeError
     start, dictionary = column[9], column.get(11)
     if dictionary is not None and 0 < dictionary < start:
         start = dictionary
-    counts: collections.Counter[int] = collections.Counter()
+    counts: dict[int, int] = {}
     for stats in column.get(13, []):
         if stats[1] != DICTIONARY:  # pyarrow counts pages of version 2 as of version 1
-            counts[_plainly(stats[2])] += stats[3]
-    name = ".".join(part.decode() for part in column[3])
-    if name != leaf.path:
-        raise PageError(f"its footer names a chunk '{name}' where the schema says '{leaf.path}'")
+            encoding = _plainly(stats[2])
+            counts[encoding] = counts.get(encoding, 0) + stats[3]
+    if column[3] != leaf.parts:
+        name = ".".join(part.decode() for part in column[3])
+        if name != leaf.name:
+            raise PageError(f"its footer names a chunk '{name}' where the schema says '{leaf.name}'")
     return Chunk(
-        name=name,
+        name=leaf.name,
         start=start,
         end=start + column[7],
         values=column[5],
         rows=rows,
         kind=column[1],
         encodings=frozenset(map(_plainly, column[2])),
-        counts=dict(counts) or None,
-        definition_levels=leaf.max_definition_level,
-        repetition_levels=leaf.max_repetition_level,
+        counts=counts or None,
+        definition_levels=leaf.definition_levels,
+        repetition_levels=leaf.repetition_levels,
         compressed=column[4] != 0,
     )
 
@@ -110,10 +121,10 @@ def check_pages(data: memoryview, chunk: Chunk) -> bool:
     if chunk.values < chunk.rows or (chunk.values != chunk.rows and not chunk.repetition_levels):
         raise _error(chunk, f"the footer counts {chunk.values} values for {chunk.rows} rows")
     at, values, rows, checksums = 0, 0, 0, set()
-    counts: collections.Counter[int] = collections.Counter()
+    counts: dict[int, int] = {}
     while at < len(data):
         try:
-            header, body = struct(data, at)
+            header, body = page_header(data, at)
             kind, encoding, count, page_rows = _check_header(chunk, header, data[body:])
         except (ThriftError, KeyError, TypeError):
             raise _error(chunk, "a page header that cannot be read") from None
@@ -124,7 +135,7 @@ def check_pages(data: memoryview, chunk: Chunk) -> bool:
             raise _error(chunk, "a page that leaves its column chunk")
         checksums.add(4 in header)
         if kind != DICTIONARY:
-            counts[encoding] += 1
+            counts[encoding] = counts.get(encoding, 0) + 1
         values += count
         rows += page_rows
     if values != chunk.values:
@@ -163,7 +174,7 @@ def _check_header(chunk: Chunk, header: dict[int, Any], page: memoryview) -> tup
 def has_checksum(head: memoryview) -> bool:
     """Whether the page that begins here carries a checksum; a header that cannot be read is left to `check_pages`."""
     try:
-        return 4 in struct(head, 0)[0]
+        return 4 in page_header(head, 0)[0]
     except ThriftError:
         return True
 
@@ -209,7 +220,7 @@ def _holds(data: memoryview, count: int, width: int) -> bool:
     return at == len(data)
 
 
-def _check_counts(chunk: Chunk, counts: collections.Counter[int]) -> None:
+def _check_counts(chunk: Chunk, counts: dict[int, int]) -> None:
     """The data pages of each encoding."""
     if chunk.counts is not None and counts != chunk.counts:
         raise _error(chunk, "pages in other encodings than its footer counts")

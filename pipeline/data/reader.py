@@ -4,6 +4,7 @@ The bytes of the wanted columns are fetched first, then checked against the foot
 from memory. A failed read of a remote file is tried again from the row it had come to.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -18,13 +19,16 @@ import pyarrow.parquet as pq
 from pipeline.data.footers import LocalFile, digest, parsed, read_footer, remote_range
 from pipeline.data.manifest import RowGroup
 from pipeline.data.order import Stretch
-from pipeline.data.pages import Chunk, PageError, check_pages, chunks_of, group_starts
+from pipeline.data.pages import Chunk, PageError, check_pages, chunks_of, group_starts, leaves_of
+from pipeline.data.patterns import Leaf
 from pipeline.data.source import Source
 from pipeline.storage import FAULTS, LASTING, REMEDY, Promise, ShortReadError, is_local, pause, reason
 from schemas.errors import InputError
 
-READ_ROWS = 16_384
-"""Rows decoded at a time: small enough to bound memory, large enough that the cost per call vanishes."""
+READ_ROWS = 65_536
+"""Rows decoded at a time: a row group of the recommended layout whole, so that none lies half decoded in a lane."""
+FINE_ROWS = 16_384
+"""Rows decoded at a time where READ_ROWS could not be: of a damaged row group those before the damage are kept."""
 GAP_BYTES = 65_536
 """Unwanted bytes of a remote file that are fetched rather than asked around: cheaper than one more request."""
 FOOTERS_KEPT = 64
@@ -173,24 +177,35 @@ def fetch(source: Source, group: RowGroup) -> "Columns":
 
 def _checked_footer(group: RowGroup, footer: bytes) -> "_Footer":
     """The footer that the manifest was made from; any other is refused."""
+    kept = _footers.get(group.path)
+    if kept is not None and kept.digest == group.footer and kept.data == footer:
+        return kept
     if digest(footer) != group.footer:
         raise _changed(group, "another footer")
     try:
-        return _footer(group.path, footer)
+        metadata = parsed(group.path, footer)
+        leaves = leaves_of(metadata.schema)
+        kept = _Footer(metadata, footer, group.footer, leaves, group_starts(memoryview(footer), leaves))
     except PageError as error:
         raise _DecodeError(str(error)) from error
+    while len(_footers) >= FOOTERS_KEPT:
+        with contextlib.suppress(KeyError, StopIteration, RuntimeError):  # another thread may have been quicker
+            del _footers[next(iter(_footers))]
+    _footers[group.path] = kept
+    return kept
 
 
 class _Footer(NamedTuple):
     metadata: pq.FileMetaData
     data: bytes
+    digest: bytes
+    leaves: list[Leaf]
     groups: list[int]
     """Where each row group's description begins in the data."""
 
 
-@functools.lru_cache(FOOTERS_KEPT)
-def _footer(path: str, data: bytes) -> _Footer:
-    return _Footer(parsed(path, data), data, group_starts(memoryview(data)))
+_footers: dict[str, _Footer] = {}
+"""The last that were read, by path."""
 
 
 def _changed(group: RowGroup, how: str) -> _LostError:
@@ -200,26 +215,32 @@ def _changed(group: RowGroup, how: str) -> _LostError:
 
 def _chunks(footer: _Footer, group: RowGroup, columns: Sequence[str]) -> list[Chunk]:
     """The chunks of the wanted columns, in the order of the file."""
+    names = tuple(leaf.name for leaf in footer.leaves)
     try:
-        leaves = chunks_of(memoryview(footer.data), footer.groups[group.index], footer.metadata.schema)
+        leaves = chunks_of(memoryview(footer.data), footer.groups[group.index], footer.leaves)
+        places = _places(names, tuple(columns))
     except (PageError, IndexError) as error:
         raise _DecodeError(str(error)) from error
-    below: dict[str, list[int]] = {}
-    for place, leaf in enumerate(leaves):
-        for prefix in itertools.accumulate(leaf.name.split("."), lambda path, part: f"{path}.{part}"):
-            below.setdefault(prefix, []).append(place)
-    found: set[int] = set()  # by place: of 'age' and 'age.years' both names ask for the second
-    for name in columns:
-        if name not in below:
-            raise InputError(f"{group.path}: column '{name}' is missing; write the file with it")
-        found.update(below[name])
-    chunks = sorted((leaves[place] for place in found), key=lambda chunk: chunk.start)
+    except KeyError as error:
+        raise InputError(f"{group.path}: column '{error.args[0]}' is missing; write the file with it") from None
+    chunks = sorted((leaves[place] for place in places), key=lambda chunk: chunk.start)
     end = 1
     for chunk in chunks:
         if not end <= chunk.start < chunk.end <= group.file_bytes - group.footer_bytes:
             raise _DecodeError(f"column '{chunk.name}': its footer points outside of the file or into another column")
         end = chunk.end
     return chunks
+
+
+@functools.lru_cache(FOOTERS_KEPT)
+def _places(leaves: tuple[str, ...], columns: tuple[str, ...]) -> frozenset[int]:
+    """Which leaves belong to the columns; raises KeyError with the name of a column that has none."""
+    below: dict[str, list[int]] = {}
+    for place, leaf in enumerate(leaves):
+        for prefix in itertools.accumulate(leaf.split("."), lambda path, part: f"{path}.{part}"):
+            below.setdefault(prefix, []).append(place)
+    # by place: of 'age' and 'age.years' both names ask for the second
+    return frozenset(place for name in columns for place in below[name])
 
 
 def spans(chunks: Sequence[Chunk], gap: int) -> list[tuple[int, int]]:
@@ -282,17 +303,24 @@ class Columns:
 def _decoded(source: Source, columns: Columns, stretch: Stretch, row: int) -> Iterator[tuple[int, pa.RecordBatch]]:
     """The stretch's rows from `row` on; the ones before were handed out earlier.
 
-    Nothing is held while the caller has a batch (hence the lists of one), and after the last not even the file: the
-    next batch is decoded into memory that is still in the cache.
+    Where a batch of READ_ROWS cannot be decoded they are decoded anew in smaller ones, as far as those go. Nothing is
+    held while the caller has a batch (hence the lists of one), and after the last not even the file.
     """
     group, position = stretch.group, 0
-    batches = _batches(source, columns, group.index)
+    # whole multiples of FINE_ROWS: what is lost of a damaged row group does not depend on where the stretch ends
+    size = min(READ_ROWS, -(-stretch.stop // FINE_ROWS) * FINE_ROWS)
+    held = [columns]
     del columns
+    batches = _batches(source, held[0], group.index, size)
     while position < stretch.stop:
         try:
             batch = next(batches, None)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-            raise _DecodeError(reason(error)) from error
+            if size <= FINE_ROWS:
+                raise _DecodeError(reason(error)) from error
+            row, position, size = max(row, position), 0, FINE_ROWS
+            batches = _batches(source, held[0], group.index, size)
+            continue
         if batch is None:
             raise _DecodeError(f"{position} rows where its footer promises {group.rows}")
         for name in source.texts:
@@ -303,6 +331,7 @@ def _decoded(source: Source, columns: Columns, stretch: Stretch, row: int) -> It
         del batch
         if position >= stretch.stop:
             batches.close()
+            held.clear()
         if part:
             yield first + begin, part.pop()
 
@@ -315,7 +344,7 @@ def _check_indices(name: str, column: pa.Array) -> None:
             raise _DecodeError(f"column '{name}': index {last} into a dictionary of {len(column.dictionary)}")
 
 
-def _batches(source: Source, columns: Any, group: int) -> Generator[pa.RecordBatch, None, None]:
+def _batches(source: Source, columns: Any, group: int, rows: int) -> Generator[pa.RecordBatch, None, None]:
     with pq.ParquetFile(
         pa.PythonFile(columns, mode="r"),
         metadata=columns.metadata,
@@ -323,4 +352,4 @@ def _batches(source: Source, columns: Any, group: int) -> Generator[pa.RecordBat
         pre_buffer=False,  # all is in memory; a chunk is asked for whole
         read_dictionary=list(source.texts),
     ) as file:
-        yield from file.iter_batches(READ_ROWS, [group], source.columns, use_threads=False)
+        yield from file.iter_batches(rows, [group], source.columns, use_threads=False)

@@ -4,8 +4,10 @@ pyarrow shows no page header, and a damaged footer whose column chunks are looke
 (an uncaught C++ exception in 26.0). Source: apache/thrift, doc/specs/thrift-compact-protocol.md.
 """
 
+from collections.abc import Callable
 from typing import Any
 
+Reading = Callable[[memoryview, int], tuple[Any, int]]
 TRUE, FALSE, BYTE, I16, I32, I64, DOUBLE, BINARY, LIST, SET, MAP, STRUCT = range(1, 13)
 LONGEST_VARINT = 10
 """Bytes of a 64-bit integer."""
@@ -15,22 +17,28 @@ class ThriftError(ValueError):
     """Bytes that are no such struct."""
 
 
-def struct(data: memoryview, at: int) -> tuple[dict[int, Any], int]:
-    """The fields by number of the struct that begins at `at`, and where it ends; raises ThriftError."""
+def struct(data: memoryview, at: int, number: int = 0) -> tuple[dict[int, Any], int]:
+    """The fields by number of the struct that begins at `at`, and where it ends; raises ThriftError.
+
+    Where `number` is given the struct goes on at `at`, behind the field of this number.
+    """
     try:
-        return _struct(data, at)
+        return _struct(data, at, number)
     except (IndexError, RecursionError):
         raise ThriftError("a struct that its bytes do not hold") from None
 
 
-def list_items(data: memoryview, at: int) -> list[int]:
-    """Where each struct of the list of structs that begins at `at` begins; raises ThriftError."""
+def list_items(data: memoryview, at: int, read: Reading) -> list[int]:
+    """Where each struct of the list of structs that begins at `at` begins; raises ThriftError.
+
+    `read` gives what a struct holds and where it ends.
+    """
     try:
-        kind, count, at = _list_head(data, at)
+        kind, count, at = list_head(data, at)
         starts = []
         for _ in range(count if kind == STRUCT else 0):
             starts.append(at)
-            at = _struct(data, at)[1]
+            at = read(data, at)[1]
         return starts
     except (IndexError, RecursionError):
         raise ThriftError("a list that its bytes do not hold") from None
@@ -50,9 +58,8 @@ def field_start(data: memoryview, wanted: int) -> int:
     raise ThriftError(f"a struct without field {wanted}")
 
 
-def _struct(data: memoryview, at: int) -> tuple[dict[int, Any], int]:
+def _struct(data: memoryview, at: int, number: int = 0) -> tuple[dict[int, Any], int]:
     fields: dict[int, Any] = {}
-    number = 0
     while (head := data[at]) != 0:
         kind, delta = head & 0x0F, head >> 4
         if delta and I16 <= kind <= I64:  # nearly all there is in a page header: without the calls
@@ -92,7 +99,7 @@ def _value(data: memoryview, at: int, kind: int) -> tuple[Any, int]:
             raise IndexError
         return bytes(data[at : at + length]), at + length
     if kind in (LIST, SET):
-        item, count, at = _list_head(data, at)
+        item, count, at = list_head(data, at)
         items = []
         for _ in range(count):
             value, at = (data[at], at + 1) if item in (TRUE, FALSE) else _value(data, at, item)
@@ -105,8 +112,8 @@ def _value(data: memoryview, at: int, kind: int) -> tuple[Any, int]:
     raise IndexError
 
 
-def _list_head(data: memoryview, at: int) -> tuple[int, int, int]:
-    """Kind of the items, their number, and where the first begins."""
+def list_head(data: memoryview, at: int) -> tuple[int, int, int]:
+    """Kind of a list's items, their number, and where the first begins; raises IndexError."""
     head, at = data[at], at + 1
     count = head >> 4
     if count == 15:
@@ -114,7 +121,7 @@ def _list_head(data: memoryview, at: int) -> tuple[int, int, int]:
     return head & 0x0F, count, at
 
 
-def varint(data: memoryview, at: int) -> tuple[int, int]:
+def varint(data: memoryview | bytes, at: int) -> tuple[int, int]:
     """An unsigned integer and where it ends; raises IndexError."""
     byte = data[at]
     at += 1

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.data.hashing import fnv1a, through_dictionary
+from pipeline.data.hashing import fnv1a, nulls_apart, through_dictionary
 from pipeline.data.perfect_hash import PerfectHash
 from pipeline.data.vocabulary_file import Vocabulary, read_vocabulary
 from schemas.errors import InputError
@@ -43,6 +43,10 @@ class StringLookup:
     def __call__(self, column: pa.Array) -> Int64:
         """Table row of each string, through the column's dictionary, shape [N]; -1 where null."""
         return through_dictionary(column, self._rows)
+
+    def distinct(self, strings: pa.Array) -> Int64:
+        """The same for strings that hardly repeat, such as those of a dictionary."""
+        return nulls_apart(strings, self._rows)
 
     def _rows(self, strings: pa.Array) -> Int64:
         hash_N = fnv1a(strings).view(np.int64)

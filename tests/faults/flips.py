@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from pipeline.data.files import plan
 from pipeline.data.order import Stretch
-from pipeline.data.pages import chunks_of, group_starts
+from pipeline.data.pages import chunks_of, group_starts, leaves_of
 from pipeline.data.reader import read_stretch
 from pipeline.data.source import Source, epoch_source
 from pipeline.data.thrift import struct
@@ -100,8 +100,9 @@ def parts_of(data: bytes, columns: list[str]) -> dict[str, np.ndarray]:
     footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
     words = memoryview(data)[footer:]
     found: dict[str, list[int]] = {PAGE: [], HEADER: []}
-    for start in group_starts(words):
-        for chunk in chunks_of(words, start, metadata.schema):
+    leaves = leaves_of(metadata.schema)
+    for start in group_starts(words, leaves):
+        for chunk in chunks_of(words, start, leaves):
             if chunk.name.split(".")[0] not in columns:
                 continue
             at = chunk.start

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from pipeline.data.hashing import bucket_integers, bucket_strings, fnv1a, mix
+from pipeline.data.hashing import bucket_distinct, bucket_integers, bucket_strings, fnv1a, mix
 
 WORD = 2**64 - 1
 
@@ -57,6 +57,13 @@ def test_fnv1a_of_any_strings_and_any_slice(texts: list[str], data: st.DataObjec
     expected = [slow_fnv1a(text) for text in texts[begin : begin + length]]
     for kind in (pa.string(), pa.large_string()):
         assert fnv1a(pa.array(texts, kind).slice(begin, length)).tolist() == expected
+
+
+def test_the_strings_of_a_dictionary_go_where_those_of_a_column_go() -> None:
+    texts = pa.array(["a", None, "", "b\u00e9", None, "a" * 40])
+    found = bucket_distinct(texts, 1000)
+    assert found.tolist() == bucket_strings(texts, 1000).tolist()
+    assert (found < 0).tolist() == texts.is_null().to_pylist()
 
 
 def test_fnv1a_of_more_strings_than_are_hashed_at_a_time() -> None:

@@ -218,6 +218,18 @@ def test_every_block_has_an_order_of_its_own() -> None:
     assert len(seen) == 81
 
 
+@steady
+@given(st.lists(st.integers(0, 400), min_size=1, max_size=9), st.integers(1, 50), st.data())
+def test_shares_are_the_differences_of_positions(rows: list[int], batch: int, data: st.DataObject) -> None:
+    order = Order(tuple(rows), batch)
+    done = data.draw(st.integers(0, order.rows))
+    places = [order.positions(end) for end in (done, *order.step_ends(done))]
+    expected = [
+        (end, (b - a).tolist()) for end, (a, b) in zip(order.step_ends(done), itertools.pairwise(places), strict=True)
+    ]
+    assert [(end, share_l.tolist()) for end, share_l in order.shares(done)] == expected
+
+
 # permutations
 
 
@@ -227,6 +239,17 @@ def test_a_permutation_is_one_and_the_same_every_time(key: list[int], size: int)
     order = permutation(key, size)
     assert sorted(order.tolist()) == list(range(size))
     assert order.tolist() == permutation(key, size).tolist()
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 1000, 65_536, 65_537, 300_000])
+def test_a_permutation_is_that_of_the_sorted_words(size: int) -> None:
+    key = [size, 5]
+    words = np.random.PCG64(np.random.SeedSequence(key)).random_raw(size)
+    low = (1 << max(size - 1, 0).bit_length()) - 1
+    expected = sorted(range(size), key=lambda n: (int(words[n]) & ~low, n))
+    assert permutation(key, size).tolist() == expected
+    if size == 300_000:
+        assert len(np.unique(words >> np.uint64(32))) < size, "some words have their first 32 bits in common"
 
 
 def test_permutations_are_uniform() -> None:

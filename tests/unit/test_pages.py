@@ -7,7 +7,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.data.pages import DATA_V2, DETAILS, Chunk, PageError, check_pages, chunks_of, group_starts, has_checksum
+from pipeline.data.pages import (
+    DATA_V2,
+    DETAILS,
+    Chunk,
+    PageError,
+    check_pages,
+    chunks_of,
+    group_starts,
+    has_checksum,
+    leaves_of,
+)
 from pipeline.data.thrift import ThriftError, struct
 from tests.faults.flips import LAYOUTS, whole_file
 
@@ -16,8 +26,8 @@ def chunks(data: bytes) -> Iterator[Chunk]:
     """Every column chunk of the file."""
     footer = memoryview(data)[len(data) - 8 - int.from_bytes(data[-8:-4], "little") :]
     schema = pq.read_metadata(pa.BufferReader(data)).schema
-    for start in group_starts(footer):
-        yield from chunks_of(footer, start, schema)
+    for start in group_starts(footer, leaves_of(schema)):
+        yield from chunks_of(footer, start, leaves_of(schema))
 
 
 def headers(data: memoryview) -> list[tuple[int, int]]:
@@ -87,8 +97,8 @@ def test_files_without_checksums_are_told_apart() -> None:
 def test_a_footer_cut_anywhere_is_no_fault_of_the_program() -> None:
     data = whole_file("required, LZ4")
     footer = memoryview(data)[len(data) - 8 - int.from_bytes(data[-8:-4], "little") :]
-    schema = pq.read_metadata(pa.BufferReader(data)).schema
-    first, second = group_starts(footer)
+    schema = leaves_of(pq.read_metadata(pa.BufferReader(data)).schema)
+    first, second = group_starts(footer, schema)
     for length in range(0, second - 1, 7):
         with pytest.raises(PageError):
             chunks_of(footer[:length], min(first, length), schema)

@@ -20,7 +20,7 @@ from pipeline.data.freeze import frozen, late_files
 from pipeline.data.loader import Loader
 from pipeline.data.manifest import Manifest
 from pipeline.data.quarantine import Piece, QuarantineLog, below_root, left_out, read, written
-from pipeline.data.reader import READ_ROWS
+from pipeline.data.reader import FINE_ROWS
 from pipeline.data.source import epoch_source
 from pipeline.train.budget import Budget
 from schemas.errors import InputError
@@ -288,14 +288,14 @@ WRONG: dict[str, Any] = {"age": math.inf, "cart": 9, "user_id": None, "history_w
 
 
 def test_a_row_group_is_lost_from_where_decoding_fails(tmp_path: Path) -> None:
-    rows = 2 * READ_ROWS + 100
+    rows = 2 * FINE_ROWS + 100
     (path,) = write_log(tmp_path / "log", DAYS[:1], rows, row_group_rows=rows)
     flip_a_page(path, 0, "session")  # its last page
     changes = ALL | {"data.train.to": DAYS[0], "data.eval": ..., "train.batch_size": 2000, "data.shuffle_rows": 5000}
     results = [trained(small_job(tmp_path / "log", changes=changes), world) for world in (1, 2)]
     for steps, pieces, _ in results:
         kept = sorted(i for step in steps for i in step)
-        assert kept in (list(range(n * READ_ROWS)) for n in (1, 2))
+        assert kept in (list(range(n * FINE_ROWS)) for n in (1, 2))
         assert {p.first + p.rows for p in pieces} <= {rows * n // 4 for n in range(1, 5)}  # pieces of four lanes
         assert sum(p.rows for p in pieces) == rows - len(kept)
         log = QuarantineLog("train", BadConfig(), pieces)

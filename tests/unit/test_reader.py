@@ -1,5 +1,6 @@
 """A stretch of a row group -> rows: over a storage that fails, with damage found, and no byte more than wanted."""
 
+import dataclasses
 import os
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 
 from pipeline.data import reader
 from pipeline.data.files import plan
+from pipeline.data.footers import digest
 from pipeline.data.loader import Loader
 from pipeline.data.order import Stretch
 from pipeline.data.reader import read_stretch, read_stretches
@@ -102,6 +104,50 @@ def test_the_rows_are_pyarrows_own(log: Path, monkeypatch: pytest.MonkeyPatch) -
             assert rows.column(name).to_pylist() == expected.column(name).to_pylist()
     monkeypatch.setattr(reader, "READ_ROWS", 16)
     assert rows_of(local).num_rows == ROWS
+
+
+def test_no_more_footers_are_kept_than_said(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = source_of(job_of(log))
+    paths = {stretch.group.path for stretch in stretches(source)}
+    assert len(paths) > 1
+    monkeypatch.setattr(reader, "_footers", {})
+    monkeypatch.setattr(reader, "FOOTERS_KEPT", 1)
+    assert rows_of(source).num_rows == ROWS
+    assert len(reader._footers) == 1
+
+
+def test_a_kept_footer_is_hashed_once(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = source_of(job_of(log))
+    monkeypatch.setattr(reader, "_footers", {})
+    hashed: list[int] = []
+    monkeypatch.setattr(reader, "digest", lambda footer: hashed.append(len(footer)) or digest(footer))
+    for _ in range(2):
+        assert rows_of(source).num_rows == ROWS
+    assert len(hashed) == len({stretch.group.path for stretch in stretches(source)})
+
+
+def test_rows_before_the_damage_are_decoded_in_smaller_batches(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "READ_ROWS", 16)
+    monkeypatch.setattr(reader, "FINE_ROWS", 4)
+    source = source_of(job_of(log))
+    group = max((s.group for s in stretches(source)), key=lambda group: group.rows)
+    assert group.rows > 26
+    whole = reader._batches
+
+    def failing(source: Source, columns: Any, index: int, rows: int) -> Iterator[pa.RecordBatch]:
+        done = 0
+        for batch in whole(source, columns, index, rows):
+            done += batch.num_rows
+            if done > 25:
+                raise pa.ArrowInvalid("a damaged page")
+            yield batch
+
+    monkeypatch.setattr(reader, "_batches", failing)
+    lenient = dataclasses.replace(source, lenient=True)
+    *rows, (at, lost) = read_stretch(lenient, Stretch(group, 3, group.rows))
+    assert [(begin, batch.num_rows) for begin, batch in rows] == [(3, 13), (16, 4), (20, 4)]
+    assert at == 24
+    assert "a damaged page" in lost.reason
 
 
 def test_a_retry_goes_on_at_the_known_row(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
