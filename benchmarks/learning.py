@@ -44,11 +44,13 @@ Values = dict[str, list[float]]
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """Sides that differ in some settings; the first is what the others are held against."""
+    """Sides that differ in some settings."""
 
     sides: dict[str, list[str]]
     keys: list[str]
     """What is compared, as wandb's record has it."""
+    against: tuple[str, ...]
+    """The sides that those behind them are held against."""
     conflict: bool = False
     """Whether it is run on the log of --conflict, not on that of ./launch.sh."""
 
@@ -62,6 +64,7 @@ STUDIES = {
     "spaces": Study(
         {space: [f"space={space}"] for space in ("conditional", "naive", "entire")},
         [f"{t}/{metric}" for metric in ("auc", "calibration", "joint_auc", "joint_calibration") for t in CHILDREN],
+        ("conditional",),
     ),
     "seesaw": Study(
         {
@@ -72,11 +75,13 @@ STUDIES = {
             "ple": arch("arch: ple, task_experts: 1, shared_experts: 1, expert_layers: [128, 64]"),
         },
         [f"{task}/auc" for task in TASKS],
+        ("single_task", "shared tables"),
         conflict=True,
     ),
     "precision": Study(
         {"fp32": ["train.precision=fp32"], "bf16": ["train.precision=bf16"]},
         [*(f"{task}/auc" for task in TASKS), *(f"{task}/log_loss" for task in TASKS)],
+        ("fp32",),
     ),
 }
 
@@ -174,22 +179,25 @@ def interval(values: list[float]) -> tuple[float, float]:
     return statistics.mean(values), half
 
 
-def report(name: str, found: dict[str, Values]) -> None:
-    """A table: a line a metric, for each side the mean and its interval, then the paired differences."""
-    first, *others = found
-    print(
-        f"\n{name}: mean +- half of the 95 % interval; differences paired by seed, * where the interval leaves out 0\n"
-    )
-    print("".join([f"{'':<24}", *(f"{side:>20}" for side in found), *(f"{f'{o} - {first}':>30}" for o in others)]))
-    for key, values in found[first].items():
-        line = f"{key:<24}"
-        for side in found:
-            mean, half = interval(found[side][key])
-            line += f"{f'{mean:.4f} +- {half:.4f}':>20}"
-        for other in others:
-            mean, half = interval([b - a for a, b in zip(values, found[other][key], strict=True)])
-            line += f"{f'{mean:+.4f} +- {half:.4f}' + (' *' if abs(mean) > half else '  '):>30}"
-        print(line, flush=True)
+def report(name: str, study: Study, found: dict[str, Values]) -> None:
+    """Means with their intervals, a line a metric; then the paired differences from each side of `against`."""
+    print(f"\n{name}: mean +- half of the 95 % interval\n")
+    print("".join([f"{'':<24}", *(f"{side:>20}" for side in found)]))
+    for key in study.keys:
+        told = [interval(values[key]) for values in found.values()]
+        print("".join([f"{key:<24}", *(f"{f'{mean:.4f} +- {half:.4f}':>20}" for mean, half in told)]))
+    sides = list(found)
+    for first in study.against:
+        others = sides[sides.index(first) + 1 :]
+        print(f"\nless {first}, paired by seed; * where the interval leaves out 0\n")
+        print("".join([f"{'':<24}", *(f"{side:>22}" for side in others)]))
+        for key in study.keys:
+            line = f"{key:<24}"
+            for other in others:
+                pairs = zip(found[first][key], found[other][key], strict=True)
+                mean, half = interval([b - a for a, b in pairs])
+                line += f"{f'{mean:+.4f} +- {half:.4f}' + (' *' if abs(mean) > half else '  '):>22}"
+            print(line, flush=True)
 
 
 def main() -> int:
@@ -208,7 +216,7 @@ def main() -> int:
             f"{arguments.seeds} seeds"
         )
         for name in arguments.studies or STUDIES:
-            report(name, gather(name, STUDIES[name], arguments, out))
+            report(name, STUDIES[name], gather(name, STUDIES[name], arguments, out))
     return 0
 
 
