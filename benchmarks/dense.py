@@ -78,7 +78,7 @@ class Ours(nn.Module):
         """The logits_BT, in fp32."""
         with torch.autocast(x_BD.device.type, torch.bfloat16, enabled=self.bf16):
             last_layers = self.towers.last_layers(self.ple(x_BD))
-        return self.towers.logits([u_BU.float() for u_BU in last_layers])
+        return self.towers.logits(last_layers)
 
 
 class Plain(nn.Module):

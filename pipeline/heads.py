@@ -50,16 +50,20 @@ class Towers(nn.Module):
         return self.logits(self.last_layers(h_BTH))
 
     def last_layers(self, h_BTH: Tensor) -> list[Tensor]:
-        """What each task's MLP makes of its representation: what `logits` takes, and may be given in more bits."""
+        """What each task's MLP makes of its representation, for `logits`."""
         by_task = h_BTH.unbind(1)  # in one: the gradient of each slice would be a whole h_BTH, zeros but for the slice
         return [
-            tower(by_task[task] if width == max(self.in_dims) else by_task[task][:, :width])
+            tower(by_task[task][:, :width])
             for task, (width, tower) in enumerate(zip(self.in_dims, self.towers, strict=True))
         ]
 
     def logits(self, last_layers: Sequence[Tensor]) -> Tensor:
-        """The linear layers to one logit each: logits_BT."""
-        return torch.cat([output(u_BU) for output, u_BU in zip(self.outputs, last_layers, strict=True)], dim=1)
+        """The linear layers to one logit each, in the precision of their weights: logits_BT."""
+        logits = []
+        for module, u_BU in zip(self.outputs, last_layers, strict=True):
+            output = cast(nn.Linear, module)
+            logits.append(output(u_BU.to(output.weight.dtype)))
+        return torch.cat(logits, dim=1)
 
     def axes(self, tasks: Sequence[str]) -> Axes:
         """The tensors of each task's tower and output, by task."""

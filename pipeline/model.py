@@ -58,7 +58,7 @@ class DenseNetwork(nn.Module):
         # evaluated as it will be scored elsewhere: by its own fp32 weights
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self._bf16 and self.training):
             last_layers = self.towers.last_layers(self.arch(x))
-        return self.towers.logits([u_BU.float() for u_BU in last_layers])  # in 8 bits many rows would tie
+        return self.towers.logits(last_layers).float()  # not under autocast: in 8 bits many rows would tie
 
     def penalty(self) -> Tensor | None:
         """What the weights themselves add to the loss; None where nothing is added."""

@@ -39,7 +39,8 @@ def check_tasks(tasks: int) -> None:
 
 def mix(logits_BE: Tensor, experts: list[Tensor]) -> Tensor:
     """Mix E experts' outputs of shape BH by softmax weights, to g_BH."""
-    weight_BE = torch.softmax(logits_BE, dim=-1)
+    # in fp32 at least, the sums too: a CPU's autocast would leave both in bf16
+    weight_BE = torch.softmax(logits_BE, dim=-1, dtype=torch.promote_types(logits_BE.dtype, torch.float32))
     # expert by expert: stacked, it is B products of 1 x E and E x H, which cost a CPU a fifth of the network's step
     mixed_BH = weight_BE[:, :1] * experts[0]
     for place, expert_BH in enumerate(experts[1:], start=1):

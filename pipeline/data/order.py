@@ -124,10 +124,10 @@ def permutation(key: Sequence[int], size: int) -> Int64:
     sorted by their second and then by their first 16 bits, which numpy's stable sort does by counting, thrice as
     quickly as it sorts the words; the few that have all 32 in common are set right.
     """
-    word_N = np.random.PCG64(np.random.SeedSequence(list(key))).random_raw(size)
+    word_N = np.random.PCG64(np.random.SeedSequence(list(key))).random_raw(size).astype("<u8", copy=False)
     mask = np.uint64((1 << max(size - 1, 0).bit_length()) - 1)
     assert mask < 1 << 32, "the bits sorted by are the random ones"
-    digit_NB = word_N.astype("<u8", copy=False).view("<u2").reshape(-1, 4)
+    digit_NB = word_N.view("<u2").reshape(-1, 4)
     row_N = np.argsort(digit_NB[:, 2], kind="stable")
     row_N = row_N[np.argsort(digit_NB[row_N, 3], kind="stable")]
     head_N = word_N.view("<u4")[1::2][row_N]

@@ -188,7 +188,7 @@ def _checked_footer(group: RowGroup, footer: bytes) -> "_Footer":
         kept = _Footer(metadata, footer, group.footer, leaves, group_starts(memoryview(footer), leaves))
     except PageError as error:
         raise _DecodeError(str(error)) from error
-    while len(_footers) >= FOOTERS_KEPT:
+    while group.path not in _footers and len(_footers) >= FOOTERS_KEPT:
         with contextlib.suppress(KeyError, StopIteration, RuntimeError):  # another thread may have been quicker
             del _footers[next(iter(_footers))]
     _footers[group.path] = kept
@@ -323,8 +323,6 @@ def _decoded(source: Source, columns: Columns, stretch: Stretch, row: int) -> It
             continue
         if batch is None:
             raise _DecodeError(f"{position} rows where its footer promises {group.rows}")
-        for name in source.texts:
-            _check_indices(name, batch.column(name))
         begin, end, first = max(row - position, 0), min(stretch.stop - position, batch.num_rows), position
         position += batch.num_rows
         part = [batch.slice(begin, end - begin)] if begin < end else []
@@ -341,7 +339,7 @@ def _check_indices(name: str, column: pa.Array) -> None:
     if pa.types.is_dictionary(column.type) and len(column):
         last = pc.max(column.indices).as_py()
         if last is not None and last >= len(column.dictionary):
-            raise _DecodeError(f"column '{name}': index {last} into a dictionary of {len(column.dictionary)}")
+            raise pa.ArrowInvalid(f"column '{name}': index {last} into a dictionary of {len(column.dictionary)}")
 
 
 def _batches(source: Source, columns: Any, group: int, rows: int) -> Generator[pa.RecordBatch, None, None]:
@@ -352,4 +350,10 @@ def _batches(source: Source, columns: Any, group: int, rows: int) -> Generator[p
         pre_buffer=False,  # all is in memory; a chunk is asked for whole
         read_dictionary=list(source.texts),
     ) as file:
-        yield from file.iter_batches(rows, [group], source.columns, use_threads=False)
+        decoded = file.iter_batches(rows, [group], source.columns, use_threads=False)
+        while (batch := next(decoded, None)) is not None:
+            for name in source.texts:
+                _check_indices(name, batch.column(name))
+            part = [batch]
+            del batch  # held by the caller alone
+            yield part.pop()

@@ -100,6 +100,8 @@ def _value(data: memoryview, at: int, kind: int) -> tuple[Any, int]:
         return bytes(data[at : at + length]), at + length
     if kind in (LIST, SET):
         item, count, at = list_head(data, at)
+        if count > len(data) - at:  # each takes a byte at least
+            raise IndexError
         items = []
         for _ in range(count):
             value, at = (data[at], at + 1) if item in (TRUE, FALSE) else _value(data, at, item)

@@ -68,7 +68,7 @@ def _run_job(
             "list of vocabulary values": config[VOCABULARIES],
         }
     )
-    job = settled(job, ranks.device, None if commit is None else commit.job["train"].get("precision", "fp32"))
+    job = settled(job, ranks.device, None if commit is None else commit.job["train"]["precision"])
     config["train"]["precision"] = job.train.precision
     if commit is not None:
         same_job(commit, config, training, job.train.resume)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.archs import ARCHS
-from pipeline.archs.arch import Arch
+from pipeline.archs.arch import Arch, mix
 from pipeline.heads import Towers
 
 D, T = 6, 3
@@ -186,6 +186,17 @@ def test_forward_and_every_gradient_are_the_formulas(case: str) -> None:
         assert parameter.grad is not None, f"{name} is unused"
         torch.testing.assert_close(parameter.grad, weights[name].grad, rtol=0, atol=1e-10, msg=name)
         assert parameter.grad.abs().max() > 0, f"{name} has no gradient"
+
+
+@pytest.mark.parametrize("experts", [1, 2, 9])
+def test_experts_are_mixed_in_fp32_under_autocast(experts: int) -> None:
+    logits_BE, outputs = torch.randn(50, experts), [torch.randn(50, 7) for _ in range(experts)]
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed_BH = mix(logits_BE.bfloat16(), [output_BH.bfloat16() for output_BH in outputs])
+    exact_BE = torch.softmax(logits_BE.bfloat16().double(), dim=1)
+    exact_BH = torch.einsum("be,beh->bh", exact_BE, torch.stack([o.bfloat16().double() for o in outputs], dim=1))
+    assert mixed_BH.dtype == torch.float32
+    torch.testing.assert_close(mixed_BH.double(), exact_BH, rtol=1e-5, atol=1e-6)
 
 
 # ---- identities

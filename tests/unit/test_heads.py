@@ -102,6 +102,16 @@ class _Heads(torch.nn.Module):
         return logits_BT, joint_log_probability(logits_BT, [None, 0, 1])
 
 
+def test_towers_read_their_columns_of_a_wider_representation_in_their_own_precision() -> None:
+    h_BTH = torch.randn(5, 2, 6, dtype=torch.float64)
+    towers = Towers([4, 3], 2, [3]).double()
+    logits_BT = towers(h_BTH)
+    for task, width in enumerate((4, 3)):
+        own = towers.towers[task](h_BTH[:, task, :width])
+        assert torch.equal(logits_BT[:, task : task + 1], towers.outputs[task](own))
+    assert logits_BT.dtype == torch.float64
+
+
 def test_trace_holds_for_other_batch_sizes() -> None:
     heads = _Heads()
     traced = torch.fx.symbolic_trace(heads)

@@ -12,7 +12,7 @@ import pytest
 from pipeline.data import patterns
 from pipeline.data.pages import Chunk, chunks_of, group_starts, leaves_of
 from pipeline.data.patterns import Leaf, leaf_of, page_header, row_group
-from pipeline.data.thrift import ThriftError, struct
+from pipeline.data.thrift import BYTE, DOUBLE, I64, TRUE, ThriftError, struct
 from tests.faults.flips import LAYOUTS, whole_file
 
 OTHERS: dict[str, dict[str, Any]] = {
@@ -155,3 +155,18 @@ def test_a_column_of_many_or_long_parts_has_no_pattern() -> None:
     assert leaf_of("a.bc", 0, 0).path == b"\x28\x01a\x02bc"
     assert leaf_of(".".join("abcdefghijklmno"), 0, 0).path == b""
     assert leaf_of("x" * 128, 0, 0).path == b""
+
+
+@pytest.mark.parametrize("kind", [BYTE, DOUBLE, TRUE, I64])
+def test_a_list_longer_than_its_bytes_ends_at_once(kind: int) -> None:
+    """Of 2^56 items: none of a kind may be counted through."""
+    data = bytes([0x19, 0xF0 | kind]) + b"\xff" * 7 + b"\x7f" + bytes(40)
+    with pytest.raises(ThriftError):
+        page_header(memoryview(data), 0)
+
+
+def test_a_bounded_number_of_numbers_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patterns, "NUMBERS_KEPT", 3)
+    numbers = patterns._Numbers()
+    assert [numbers[bytes([2 * n])] for n in range(10)] == list(range(10))
+    assert len(numbers) == 3

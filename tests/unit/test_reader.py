@@ -126,7 +126,10 @@ def test_a_kept_footer_is_hashed_once(log: Path, monkeypatch: pytest.MonkeyPatch
     assert len(hashed) == len({stretch.group.path for stretch in stretches(source)})
 
 
-def test_rows_before_the_damage_are_decoded_in_smaller_batches(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("damage", "told", "lost_at"), [(25, [(3, 13), (16, 4), (20, 4)], 24), (7, [(3, 1)], 4)])
+def test_rows_before_the_damage_are_decoded_in_smaller_batches(
+    log: Path, monkeypatch: pytest.MonkeyPatch, damage: int, told: list[tuple[int, int]], lost_at: int
+) -> None:
     monkeypatch.setattr(reader, "READ_ROWS", 16)
     monkeypatch.setattr(reader, "FINE_ROWS", 4)
     source = source_of(job_of(log))
@@ -138,16 +141,57 @@ def test_rows_before_the_damage_are_decoded_in_smaller_batches(log: Path, monkey
         done = 0
         for batch in whole(source, columns, index, rows):
             done += batch.num_rows
-            if done > 25:
+            if done > damage:
                 raise pa.ArrowInvalid("a damaged page")
             yield batch
 
     monkeypatch.setattr(reader, "_batches", failing)
     lenient = dataclasses.replace(source, lenient=True)
     *rows, (at, lost) = read_stretch(lenient, Stretch(group, 3, group.rows))
-    assert [(begin, batch.num_rows) for begin, batch in rows] == [(3, 13), (16, 4), (20, 4)]
-    assert at == 24
+    assert [(begin, batch.num_rows) for begin, batch in rows] == told
+    assert at == lost_at
     assert "a damaged page" in lost.reason
+
+
+def test_rows_before_an_index_beyond_its_dictionary_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dictionary's header that counts too few values, which no checksum covers."""
+    monkeypatch.setattr(reader, "READ_ROWS", 64)
+    monkeypatch.setattr(reader, "FINE_ROWS", 16)
+    city = pa.array(["Oslo"] * 50 + ["Lima"] * 10)
+    (path,) = write_log(tmp_path / "log", DAYS[:1], 60, city=city)
+    source = source_of(job_of(tmp_path / "log", **{"data.train.to": DAYS[0]}))
+    (stretch,) = stretches(source)
+    footer = pq.read_metadata(path).row_group(0)
+    chunk = footer.column(next(i for i in range(footer.num_columns) if footer.column(i).path_in_schema == "city"))
+    data = bytearray(Path(path).read_bytes())
+    at = data.index(b"\x3c\x15\x04", chunk.dictionary_page_offset) + 2
+    assert at < chunk.data_page_offset
+    data[at] = 2  # one value
+    Path(path).write_bytes(data)
+    *rows, (lost_at, lost) = read_stretch(dataclasses.replace(source, lenient=True), stretch)
+    assert [(begin, batch.num_rows) for begin, batch in rows] == [(0, 16), (16, 16), (32, 16)]
+    assert lost_at == 48
+    assert "column 'city': index 1 into a dictionary of 1" in lost.reason
+
+
+def test_a_kept_footer_is_that_of_the_manifest_and_of_the_file(tmp_path: Path) -> None:
+    """A file replaced while its footer is kept is refused under the old manifest, and read under its own."""
+
+    def written(seed: int) -> tuple[Path, Source]:
+        (path,) = write_log(tmp_path / "log", DAYS[:1], 60, seed=seed)
+        return Path(path), source_of(job_of(tmp_path / "log", **{"data.train.to": DAYS[0]}))
+
+    path, first = written(1)
+    data, told = path.read_bytes(), rows_of(first)
+    _, second = written(2)
+    for _ in range(2):  # with the old footer kept, then with the new one
+        with pytest.raises(InputError, match="changed since the run began"):
+            rows_of(first)
+        assert rows_of(second).num_rows == told.num_rows
+    path.write_bytes(data)
+    assert rows_of(first) == told
+    with pytest.raises(InputError, match="changed since the run began"):
+        rows_of(second)
 
 
 def test_a_retry_goes_on_at_the_known_row(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
