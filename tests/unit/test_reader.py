@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.data import reader
+from pipeline.data import column_bytes, reader
 from pipeline.data.files import plan
 from pipeline.data.footers import digest
 from pipeline.data.loader import Loader
@@ -111,17 +111,17 @@ def test_no_more_footers_are_kept_than_said(log: Path, monkeypatch: pytest.Monke
     source = source_of(job_of(log))
     paths = {stretch.group.path for stretch in stretches(source)}
     assert len(paths) > 1
-    monkeypatch.setattr(reader, "_footers", {})
-    monkeypatch.setattr(reader, "FOOTERS_KEPT", 1)
+    monkeypatch.setattr(column_bytes, "_footers", {})
+    monkeypatch.setattr(column_bytes, "FOOTERS_KEPT", 1)
     assert rows_of(source).num_rows == ROWS
-    assert len(reader._footers) == 1
+    assert len(column_bytes._footers) == 1
 
 
 def test_a_kept_footer_is_hashed_once(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = source_of(job_of(log))
-    monkeypatch.setattr(reader, "_footers", {})
+    monkeypatch.setattr(column_bytes, "_footers", {})
     hashed: list[int] = []
-    monkeypatch.setattr(reader, "digest", lambda footer: hashed.append(len(footer)) or digest(footer))
+    monkeypatch.setattr(column_bytes, "digest", lambda footer: hashed.append(len(footer)) or digest(footer))
     for _ in range(2):
         assert rows_of(source).num_rows == ROWS
     assert len(hashed) == len({stretch.group.path for stretch in stretches(source)})
@@ -186,12 +186,12 @@ def test_a_kept_footer_is_that_of_the_manifest_and_of_the_file(tmp_path: Path) -
     (first, one), (second, two) = written(1), written(2)
     assert first.path == second.path
     for group, own, other in ((first, one, two), (second, two, one), (first, one, two)):
-        assert reader._checked_footer(group, own).data == own
+        assert column_bytes._checked_footer(group, own).data == own
         for _ in range(2):
             with pytest.raises(InputError, match="changed since the run began"):
-                reader._checked_footer(group, other)
+                column_bytes._checked_footer(group, other)
         with pytest.raises(InputError, match="changed since the run began"):
-            reader._checked_footer(second if group is first else first, own)
+            column_bytes._checked_footer(second if group is first else first, own)
 
 
 def test_a_retry_goes_on_at_the_known_row(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +206,7 @@ def test_a_retry_goes_on_at_the_known_row(log: Path, monkeypatch: pytest.MonkeyP
         limit = next(failures, 99)
         for number, item in enumerate(decoded(*arguments)):
             if number == limit:
-                raise reader._DecodeError("a damaged page")
+                raise reader.DecodeError("a damaged page")
             yield item
 
     monkeypatch.setattr(reader, "_decoded", stumbling)
