@@ -11,7 +11,7 @@ HELP = """Fulcrum: distributed training of multi-task ranking models.
   ./launch.sh check                    lint, types, import contracts
 
 Jobs:"""
-PARTS = {"launch", "agent", "interrupts", "failure"}
+PARTS = {"launch", "agent", "ports", "interrupts", "failure"}
 """What the jobs are made of: `train` is started through `launch`."""
 
 

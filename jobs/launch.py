@@ -68,22 +68,25 @@ def _refuse(said: str) -> NoReturn:
 def _torchrun(flags: Any, interrupts: Interrupts, folder: Path, stop_seconds: int) -> None:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.elastic.rendezvous.api import RendezvousClosedError, RendezvousError
+    from torch.distributed.elastic.rendezvous import api as rendezvous
     from torch.distributed.launcher import api
     from torch.distributed.run import run
 
     from jobs.agent import Agent
+    from jobs.ports import store_port
 
     if os.environ.get(TRACE) != "1":
         logging.disable(logging.CRITICAL)  # torchrun's words on a failure repeat ours
     # the one agent that torchrun makes, by the name it makes it under: it has no other door
     made = functools.partial(Agent, interrupts=interrupts, folder=folder, stop_seconds=stop_seconds)
     setattr(api, "LocalElasticAgent", made)  # noqa: B010
+    # where torchrun asks the system for a port, which that may give to others before the ranks are there
+    setattr(rendezvous, "get_free_port", store_port)  # noqa: B010
     try:
         run(flags)
-    except RendezvousClosedError:
+    except rendezvous.RendezvousClosedError:
         _failed("another node has ended this job while this one was to join it; that node's own message says why", 1)
-    except (ValueError, RendezvousError) as error:  # a flag's value, or a meeting point nobody can reach
+    except (ValueError, rendezvous.RendezvousError) as error:  # a flag's value, or a meeting point nobody can reach
         if interrupts.stopping:  # a node that had ended took it along
             if not marks(folder):
                 lost = "not committed: the nodes lost each other"

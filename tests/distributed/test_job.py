@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs import ports
 from pipeline.tracking import git_revision
 from pipeline.train.checkpoint import Checkpoints
 from tests.distributed import warm
@@ -136,6 +137,19 @@ def test_kill_9_and_the_same_command_ends_with_the_same_weights(finished: Finish
     assert_bitwise(last(output), last(finished.output))
 
 
+def listening(pid: int) -> set[int]:
+    """The ports that the process listens at."""
+    sockets = {os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    tables = [Path(f"/proc/{pid}/net/{table}").read_text() for table in ("tcp", "tcp6")]
+    entries = [line.split() for table in tables for line in table.splitlines()]
+    found = [e[1] for e in entries if e[3] == "0A" and f"socket:[{e[9]}]" in sockets]
+    return {int(address.rpartition(":")[2], 16) for address in found}
+
+
+def lowest_given() -> int:
+    return int(ports.RANGE.read_text().split()[0])
+
+
 def test_one_rank_killed_ends_the_job_with_one_message(finished: Finished) -> None:
     process = start(finished.config, "output=one-killed", "tracking.mode=disabled")
     assert process.stdout is not None
@@ -144,6 +158,8 @@ def test_one_rank_killed_ends_the_job_with_one_message(finished: Finished) -> No
             break
     ranks = descendants(process.pid)
     assert len(ranks) == 2
+    stores = [port for rank in ranks for port in listening(rank) if ports.LOWEST <= port < lowest_given()]
+    assert len(stores) == 1, "the ranks' store is where the system puts nothing of its own"
     os.kill(ranks[1], signal.SIGKILL)
     rest, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGKILL

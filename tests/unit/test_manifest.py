@@ -228,15 +228,18 @@ def test_memory_grows_with_the_row_groups_alone(tmp_path: Path) -> None:
         extra = {f"extra_{i}": pa.array(range(400)) for i in range(wide)}
         write_log(log, DAYS[:1], 400, row_group_rows=4, files_per_day=2, **extra)
         job = job_of(log, **{"data.train.to": DAYS[0]})
-        plan(job, job.data.train)
-        tracemalloc.start()
-        before = pa.total_allocated_bytes()
-        manifest = plan(job, job.data.train)
-        gc.collect()  # what the interpreter keeps of freed dicts for the next ones is no memory of the plan's
-        size = tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes() - before
-        tracemalloc.stop()
-        assert len(manifest.groups) == 100
-        lasting.append(size)
+        sizes = []
+        for _ in range(5):  # the least: what the interpreter keeps of freed objects for the next is not the plan's
+            gc.collect()
+            tracemalloc.start()
+            before = pa.total_allocated_bytes()
+            manifest = plan(job, job.data.train)
+            gc.collect()
+            sizes.append(tracemalloc.get_traced_memory()[0] + pa.total_allocated_bytes() - before)
+            tracemalloc.stop()
+            assert len(manifest.groups) == 100
+            del manifest
+        lasting.append(min(sizes))
     assert lasting[1] < 1.1 * lasting[0]
 
 
