@@ -15,7 +15,7 @@ from pipeline.train.run import START
 from tests.distributed import warm
 from tests.distributed.command import SECONDS, command, environment, run
 from tests.distributed.ranks import run_ranks
-from tests.distributed.training import build, train
+from tests.distributed.training import build, train, train_part, whole
 from tests.logs import DAYS, set_key, small_config, small_job, write_config, write_log
 
 CASES = {
@@ -88,6 +88,20 @@ def test_training_is_in_bf16_and_the_logits_and_the_evaluation_are_not(tmp_path:
     np.testing.assert_allclose(bf16, fp32, atol=0.02)
     rounded = bf16.bfloat16().float() == bf16
     assert rounded.float().mean() < 0.1, "logits of 8 bits would make ties of many rows"
+
+
+def test_a_run_in_bf16_goes_on_bitwise(tmp_path: Path) -> None:
+    write_log(tmp_path / "log", DAYS, 300)
+    config = small_config(tmp_path / "log", tmp_path / "out")
+    set_key(config, "train.precision", "bf16")
+    set_key(config, "train.checkpoint_every", 7)
+    never, cut = 10**6, 7
+    expected = whole(run_ranks(2, train_part, 2, config, str(tmp_path / "one go"), never))
+    run_ranks(2, train_part, 2, config, str(tmp_path / "two goes"), cut)
+    found = whole(run_ranks(2, train_part, 2, config, str(tmp_path / "two goes"), never))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert torch.equal(found[name], value), name
 
 
 def test_one_rank_and_two_agree_within_the_rounding_of_bf16(tmp_path: Path) -> None:
