@@ -207,7 +207,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from jobs.failure import reported
+    from jobs.failure import leave
 
-    with reported():
-        main()
+    leave(main)

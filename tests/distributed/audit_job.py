@@ -14,7 +14,6 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -196,16 +195,15 @@ def audited(argv: list[str]) -> list[str]:
 
 def main(argv: list[str]) -> None:
     """The launcher or a rank."""
-    from jobs.failure import reported
+    from jobs.failure import leave, reported
 
-    run: Callable[[list[str]], None] = rank
-    if argv[:1] == ["launch"]:
-        import jobs.launch
+    if argv[:1] != ["launch"]:
+        leave(lambda: rank(argv))
+    import jobs.launch
 
-        jobs.launch.RANK_MODULE = "tests.distributed.audit_job"
-        run, argv = jobs.launch.main, argv[1:]
+    jobs.launch.RANK_MODULE = "tests.distributed.audit_job"
     with reported():
-        run(argv)
+        jobs.launch.main(argv[1:])
 
 
 if __name__ == "__main__":

@@ -26,6 +26,18 @@ BATCH = 64
 EVERY = 40
 
 
+TEARDOWN = """
+import os
+
+class Told:
+    def __del__(self, open=open, environ=os.environ):
+        open(f"{environ['TEARDOWN']}/rank-{environ.get('RANK')}", "w").close()
+
+told = Told()
+"""
+"""Leaves a file as the interpreter is torn down."""
+
+
 @dataclass
 class Finished:
     """A job that ran to its end on two ranks."""
@@ -63,13 +75,22 @@ def write_job(folder: Path) -> Path:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     folder = tmp_path_factory.mktemp("job")
     config = write_job(folder)
+    (folder / "teardown").mkdir()
+    (folder / "teardown" / "sitecustomize.py").write_text(TEARDOWN)
+    env = environment() | {"TEARDOWN": str(folder / "teardown")}
+    env["PYTHONPATH"] += f":{folder / 'teardown'}"
     # from a new interpreter, which is the whole of what a person runs; the other jobs here start warm
-    done = subprocess.run(
-        command(config), env=environment(), cwd=folder, capture_output=True, text=True, timeout=SECONDS
-    )
+    done = subprocess.run(command(config), env=env, cwd=folder, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Warning" not in done.stderr
     return Finished(config, folder / "out", done.stdout)
+
+
+def test_no_rank_tears_its_interpreter_down(finished: Finished) -> None:
+    """A thread of gloo's that lets go of a tensor meanwhile would end a finished job with SIGABRT."""
+    told = {path.name for path in (finished.output.parent / "teardown").glob("rank-*")}
+    assert "rank-None" in told, "the launcher does"
+    assert not told & {"rank-0", "rank-1"}
 
 
 def last(output: Path) -> Path:

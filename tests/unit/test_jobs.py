@@ -109,6 +109,24 @@ def test_a_ranks_record_on_disk_shows_no_credentials(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [record]
 
 
+LEAVING = """
+import atexit, sys
+from jobs.failure import leave
+atexit.register(print, "at the end")
+def job():
+    print("done")
+    sys.exit({code})
+leave(job)
+"""
+
+
+@pytest.mark.parametrize(("code", "ends_with"), [("75", 75), ("None", 0), ("'a word'", 1)])
+def test_a_rank_leaves_with_its_code_and_all_that_it_said(code: str, ends_with: int) -> None:
+    script = LEAVING.format(code=code)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (ends_with, "done\nat the end\n")
+
+
 @pytest.mark.parametrize("stopping", ["", "SIGTERM"])
 def test_a_stop_waits_for_no_node_that_may_have_failed(monkeypatch: pytest.MonkeyPatch, stopping: str) -> None:
     """torchrun's barrier is for jobs that have ended well on every node."""
