@@ -9,11 +9,13 @@ from schemas.errors import InputError
 from schemas.events import PARTITION_KEY, DataConfig
 from schemas.features import (
     BucketFeature,
+    DenseFeature,
     EmbeddedFeature,
     FeatureSpec,
-    FloatFeature,
+    HistoryFeature,
     IdListFeature,
     TableSpec,
+    TargetEncodingFeature,
     ValuedFeature,
 )
 from schemas.model import ModelConfig, SingleTaskConfig
@@ -135,7 +137,7 @@ class JobConfig(Strict):
     @property
     def embedded(self) -> list[EmbeddedFeature]:
         """The features that point into tables, in the order of the batch's keys."""
-        return [f for f in self.features if not isinstance(f, FloatFeature)]
+        return [f for f in self.features if not isinstance(f, DenseFeature)]
 
     @property
     def trained_tables(self) -> dict[str, TableSpec]:
@@ -155,9 +157,14 @@ class JobConfig(Strict):
         return [f for f in self.embedded if not isinstance(f, BucketFeature)]
 
     @property
-    def dense(self) -> list[FloatFeature]:
+    def dense(self) -> list[DenseFeature]:
         """The features of the dense input, in the order of its columns."""
-        return [f for f in self.features if isinstance(f, FloatFeature)]
+        return [f for f in self.features if isinstance(f, DenseFeature)]
+
+    @property
+    def history(self) -> list[HistoryFeature]:
+        """Those of them that are made of earlier days."""
+        return [f for f in self.features if isinstance(f, HistoryFeature)]
 
     @property
     def parents(self) -> list[int | None]:
@@ -191,8 +198,7 @@ class JobConfig(Strict):
     @property
     def columns(self) -> list[str]:
         """Every column of the log the job reads, once each."""
-        out = dict.fromkeys(f.source for f in self.features)
-        out |= dict.fromkeys(f.weights for f in self.features if isinstance(f, IdListFeature) and f.weights)
+        out = dict.fromkeys(column for f in self.features for column in f.sources)
         out |= dict.fromkeys(t.source for t in self.tasks)
         return list(out | dict.fromkeys(c for t in self.tasks for c in (t.indicator, t.sample_weight) if c))
 
@@ -220,10 +226,9 @@ class JobConfig(Strict):
         labels = {task.source: task.name for task in self.tasks}
         indicators = {task.indicator: task.name for task in self.tasks if task.indicator}
         for feature in self.features:
-            read = [feature.source]
-            if isinstance(feature, IdListFeature) and feature.weights:
-                read.append(feature.weights)
-            for column in read:
+            if isinstance(feature, TargetEncodingFeature):
+                self._check_encoding(feature)
+            for column in feature.sources:
                 if column in labels:
                     raise InputError(
                         f"features.{feature.name}: column '{column}' is the label of task '{labels[column]}'; "
@@ -240,6 +245,21 @@ class JobConfig(Strict):
         for task in self.tasks:
             if [t.source for t in self.tasks].count(task.source) > 1:
                 raise InputError(f"tasks.{task.name}: label column '{task.source}' belongs to another task as well")
+
+    def _check_encoding(self, feature: TargetEncodingFeature) -> None:
+        tasks = {task.name: task for task in self.tasks}
+        task, where = tasks.get(feature.task), f"features.{feature.name}"
+        if task is None:
+            raise InputError(f"{where}.task: no task '{feature.task}'; {nearest(feature.task, list(tasks))}")
+        if task.kind == "regression" and feature.transform == "logit":
+            raise InputError(
+                f"{where}.transform: 'logit' is of a probability, and '{task.name}' is a regression task; use lift or "
+                "none"
+            )
+        if task.kind == "binary" and feature.default is not None and not 0 < feature.default < 1:
+            raise InputError(
+                f"{where}.default: {feature.default} is the mean of no 0/1 label; name a share between 0 and 1"
+            )
 
     def _check_spaces(self) -> None:
         for task, space in zip(self.tasks, self.spaces, strict=True):

@@ -3,6 +3,7 @@
     id, string, bucket   a row of the table; the table's own last row where out of vocabulary
     ids                  lists of them, with float32 weights where the feature has some
     float                float32, transformed
+    count, encoding      float32, from the statistics of earlier days (history_lookup.py)
     label, indicator     int8, 0 or 1
     regression label     float32, clipped; 0 outside of the rows it is trained on, which are not checked
     sample weight        float32; likewise
@@ -27,11 +28,12 @@ from pipeline.data import checks
 from pipeline.data.checks import Finding, Where
 from pipeline.data.flags import Flags
 from pipeline.data.hashing import bucket_distinct, bucket_integers, bucket_strings
+from pipeline.data.history_lookup import History, day_of
 from pipeline.data.quarantine import Piece, below_root
 from pipeline.data.rows import MATRICES, Float32, Int8, Int32, Int64, Layout, Lists, Rows, Value
 from pipeline.data.spaces import Spaces
 from pipeline.data.vocabulary_lookup import StringLookup, lookups
-from schemas.features import BucketFeature, FloatFeature, IdFeature, IdListFeature, StringFeature
+from schemas.features import BucketFeature, FloatFeature, HistoryFeature, IdFeature, IdListFeature, StringFeature
 from schemas.job import JobConfig
 
 MISSING_UNKNOWN = "write it without nulls, or set the feature's missing: unknown"
@@ -45,7 +47,7 @@ COUNTED_BOUNDARIES = 24
 class Encoder:
     """Checks and encodes one Arrow batch after another."""
 
-    def __init__(self, job: JobConfig, flags: Flags | None = None) -> None:
+    def __init__(self, job: JobConfig, flags: Flags | None = None, history: History | None = None) -> None:
         self.job = job
         self.layout = Layout(job)
         self._lookups = lookups(job)
@@ -57,7 +59,10 @@ class Encoder:
         }
         by_name = {f.name: f for f in job.features}
         self._ids = [(by_name[name], one_id[type(by_name[name])]) for name in self.layout.ids]
-        self._numbers = job.dense
+        self._numbers = [(at, f) for at, f in enumerate(job.dense) if isinstance(f, FloatFeature)]
+        self._history = history
+        self._of_history = [(at, f) for at, f in enumerate(job.dense) if isinstance(f, HistoryFeature)]
+        assert history is not None or not self._of_history, "counts and target encodings need the days before"
         self._lists = [f for f in job.features if isinstance(f, IdListFeature)]
         self._spaces = Spaces(job)
 
@@ -91,8 +96,12 @@ class Encoder:
         for (feature, encode), id_N in zip(self._ids, rows.id_IN, strict=True):
             if encode(feature, batch, where, id_N):
                 unknown.add(feature.name)
-        for number, number_N in zip(self._numbers, rows.number_FN, strict=True):
-            self._float(number, batch, where, number_N)
+        for at, number in self._numbers:
+            self._float(number, batch, where, rows.number_FN[at])
+        if self._history is not None and self._of_history:
+            places, looking_back = zip(*self._of_history, strict=True)
+            for at, x_N in zip(places, self._history.numbers(looking_back, batch, day_of(where.path)), strict=True):
+                rows.number_FN[at] = x_N
         for feature in self._lists:
             rows.lists[feature.name], some = self._list(feature, batch, where)
             if some:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from schemas.errors import InputError
-from schemas.features import EmbeddedFeature, FeatureSpec, FloatFeature, IdFeature, IdListFeature, StringFeature
+from schemas.features import DenseFeature, EmbeddedFeature, FeatureSpec, IdFeature, IdListFeature, StringFeature
 from schemas.job import JobConfig
 from schemas.model import SCALED
 from schemas.strict import nearest
@@ -25,7 +25,10 @@ FREE_IN_TABLE = ("sharding", "init_scale")
 FREE_IN_TASK = ("weight", "decay", "decay_per", "sample_weight")
 FREE_IN_MODEL = ("dropout",)
 FREE_IN_OPTIMIZER = ("lr", "eps")
-VOUCHED = ("column", "weights", "missing", "label", "clip", "indicator", "space")
+VOUCHED = (
+    *("column", "weights", "missing", "label", "clip", "indicator", "space"),
+    *("columns", "days", "smoothing", "default"),
+)
 """Where a feature or label is read, and on which rows: the weights stay as they are, and the user vouches that they
 mean the same, or are to be trained on to mean the other."""
 ANOTHER_NAME = "declare it under another name, which starts anew, and remove this one"
@@ -172,7 +175,7 @@ def _features(
 def _feature(feature: FeatureSpec) -> dict[str, Any]:
     """The feature's settings, spelt out; of a vocabulary its presence, since where it lies does not matter."""
     out = feature.model_dump() | {"column": feature.source}
-    if not isinstance(feature, FloatFeature):
+    if not isinstance(feature, DenseFeature):
         out["table"] = feature.table_name
     if "vocabulary" in out:
         out["vocabulary"] = bool(out["vocabulary"])

@@ -219,6 +219,8 @@ def _numeric(config: dict[str, Any]) -> dict[str, Any]:
     # what ends a run and what it leaves out instead: until then, the rows are the same
     free = ("path", "prefetch_batches", "storage", "require_success", "eval", "bad")
     out["data"] = {k: v for k, v in config["data"].items() if k not in free}
+    # nor where the statistics of earlier days lie: the manifest has their digests
+    out["data"]["history"] = {"from": (config["data"].get("history") or {}).get("from")}
     return out
 
 

@@ -1,0 +1,221 @@
+"""The statistics of earlier days: which days a job looks back on, counted where they are not yet, frozen with its log.
+
+A day's statistics are sums, so a daily retraining counts yesterday alone (history_files.py). What a run uses is written
+into its manifest, digest by digest, with which every checkpoint comes: a resume encodes with the same numbers, bit for
+bit, or is refused. No torch.
+
+    attach       manifest -> the same with the index of its statistics, counted where they are missing
+    history_of   index -> the features of any of its days (history_lookup.py)
+    scoring_day  the features of a day of which no label is known yet, as training on it would see them
+"""
+
+import datetime
+import functools
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pyarrow.compute as pc
+
+from pipeline.data.files import plan
+from pipeline.data.history_files import HistoryFiles, digest_of, name_of
+from pipeline.data.history_lookup import BUILD_COPIES, ENTRY_BYTES, History, Running
+from pipeline.data.history_statistics import DaySums, Statistic, labels_alone, statistics_of
+from pipeline.data.history_sums import DayCount
+from pipeline.data.manifest import HISTORY, Manifest, manifest_of
+from pipeline.storage import filesystem
+from schemas.errors import InputError
+from schemas.events import PARTITION_KEY, DayRange
+from schemas.job import JobConfig
+
+SECONDS_BETWEEN_LINES = 5.0
+Index = dict[str, dict[str, list[Any]]]
+"""By statistic and day: [file below the folder, digest of its numbers, its values]."""
+
+
+def folder_of(job: JobConfig) -> str:
+    """Where the days' statistics lie."""
+    return job.data.history.folder or f"{job.output.rstrip('/')}/statistics"
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def attach(job: JobConfig, manifests: Sequence[tuple[Manifest, DayRange]], tell: Callable[[str], None] = _say) -> None:
+    """Writes into each manifest's origin the statistics that its days are encoded with, counted where they are not yet.
+
+    A manifest that has them already, from a checkpoint, keeps them. Raises InputError, naming the feature, where such
+    statistics are gone and the log does not give them again.
+    """
+    if not job.history:
+        return
+    found = _Days(job, manifests, tell)
+    for manifest, own in manifests:
+        frozen = manifest.origin.get(HISTORY)
+        if frozen is None:
+            manifest.origin[HISTORY] = found.index(own.last)
+        else:
+            found.check(frozen)
+        _check_memory(job, manifest.origin[HISTORY])
+
+
+def scoring_day(job: JobConfig, day: datetime.date, tell: Callable[[str], None] = _say) -> History:
+    """The features of a day's rows as training on that day would see them; the day itself is not looked at."""
+    index = _Days(job, [], tell).index(day)
+    _check_memory(job, index)
+    return history_of(job, index)
+
+
+def history_of(job: JobConfig, index: Index | None) -> History:
+    """What encodes rows with the statistics of an index. Raises InputError where they are gone or damaged."""
+    assert index is not None, "manifests of a job that looks back are made by plan_job, or go through `attach`"
+    features = tuple((tuple(f.sources), getattr(f, "task", None)) for f in job.history)
+    return History(job, _running(_Frozen(job, index, (folder_of(job), features, json.dumps(index)))))
+
+
+class _Frozen:
+    """What `_running` reads, told apart by its content alone."""
+
+    def __init__(self, job: JobConfig, index: Index, key: tuple[Any, ...]) -> None:
+        self.job, self.index, self.key = job, index, key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Frozen) and self.key == other.key
+
+
+@functools.lru_cache(maxsize=1)
+def _running(frozen: _Frozen) -> dict[tuple[str, ...], Running]:
+    """One for all epochs of a process; an evaluation's, which has more days, takes its place."""
+    job, index = frozen.job, frozen.index
+    files, out = HistoryFiles(folder_of(job), job.data.storage), {}
+    statistics = statistics_of(job)
+    for columns in dict.fromkeys(s.columns for s in statistics):
+        own = [s for s in statistics if s.columns == columns]
+        days = sorted(index[own[0].name])
+        sums = {s.task: [_read(files, s, day, *index[s.name][day]) for day in days] for s in own}
+        out[columns] = Running([datetime.date.fromisoformat(day).toordinal() for day in days], sums)
+    return out
+
+
+def _read(files: HistoryFiles, statistic: Statistic, day: str, name: str, digest: str, values: int) -> DaySums:
+    sums, found = files.read(name, statistic)
+    if found != digest:
+        raise InputError(_other(statistic, day, f"{files.folder}/{name} holds other numbers"))
+    return sums
+
+
+def _other(statistic: Statistic, day: str, what: str) -> str:
+    return (
+        f"features.{statistic.feature}: the statistics of {day} are not those that the run began with ({what}); "
+        "restore the day to go on, or name another output to start anew"
+    )
+
+
+class _Days:
+    """The days that a job may look back on, each counted once."""
+
+    def __init__(
+        self, job: JobConfig, manifests: Sequence[tuple[Manifest, DayRange]], tell: Callable[[str], None]
+    ) -> None:
+        self._job, self._tell = job, tell
+        self._statistics = statistics_of(job)
+        self._known = [(manifest, own.days()) for manifest, own in manifests]
+        self._files = HistoryFiles(folder_of(job), job.data.storage)
+        self._found: dict[str, dict[str, list[Any]]] = {}
+
+    def index(self, last: datetime.date) -> Index:
+        """The statistics of all days of the history before `last`, counted where they are not yet."""
+        first = self._job.data.history_from
+        days = [first + datetime.timedelta(n) for n in range((last - first).days)]
+        by_day = {str(day): self._of(day) for day in days}
+        return {s.name: {day: found[s.name] for day, found in by_day.items()} for s in self._statistics}
+
+    def check(self, frozen: Index) -> None:
+        """Raises InputError where statistics that a run began with are gone, and the log does not give them again."""
+        for statistic in self._statistics:
+            for day, (name, digest, _) in frozen.get(statistic.name, {}).items():
+                if not self._files.exists(name):
+                    again = self._of(datetime.date.fromisoformat(day))[statistic.name]
+                    if again[:2] != [name, digest]:
+                        raise InputError(_other(statistic, day, "its file is gone, and the log's day has changed"))
+
+    def _of(self, day: datetime.date) -> dict[str, list[Any]]:
+        if str(day) not in self._found:
+            self._found[str(day)] = self._count(day)
+        return self._found[str(day)]
+
+    def _count(self, day: datetime.date) -> dict[str, list[Any]]:
+        """By statistic, the day's file, digest and number of values."""
+        manifest, out = self._manifest(day), {}
+        missing = []
+        for statistic in self._statistics:
+            name = name_of(statistic, str(day), manifest.fingerprint)
+            if self._files.exists(name):
+                sums, digest = self._files.read(name, statistic)
+                out[statistic.name] = [name, digest, len(sums.key_K)]
+            else:
+                missing.append((statistic, name))
+        if missing:
+            counted = DayCount(self._job, [s for s, _ in missing], str(day))
+            for (statistic, sums), (_, name) in zip(
+                counted.count(manifest, self._progress(day, manifest.rows)).items(), missing, strict=True
+            ):
+                self._files.write(name, statistic, sums)
+                out[statistic.name] = [name, digest_of(sums), len(sums.key_K)]
+        return out
+
+    def _manifest(self, day: datetime.date) -> Manifest:
+        """The day's own: cut out of the run's, or planned."""
+        for manifest, days in self._known:
+            if day in days:
+                inside = pc.starts_with(manifest.files.column("path"), f"{PARTITION_KEY}={day}/")
+                root = filesystem(self._job.data.path, self._job.data.storage)[1]
+                return manifest_of(manifest.files.filter(inside).combine_chunks(), root, {})
+        names = {s.task for s in self._statistics}
+        alone = self._job.model_copy(update={"features": self._job.history, "tasks": _with_trees(self._job, names)})
+        try:
+            return plan(alone, DayRange.model_validate({"from": day, "to": day}))
+        except InputError as error:
+            raise InputError(
+                f"{error} (a day of the history: features.{self._statistics[0].feature} looks back to "
+                f"{self._job.data.history_from}, data.history.from)"
+            ) from error
+
+    def _progress(self, day: datetime.date, total: int) -> Callable[[int], None]:
+        began, last, rows = time.perf_counter(), time.perf_counter(), 0
+
+        def tell(more: int) -> None:
+            nonlocal last, rows
+            rows += more
+            now = time.perf_counter()
+            if rows >= total or now - last >= SECONDS_BETWEEN_LINES:
+                last = now
+                speed = rows / max(now - began, 1e-9)
+                self._tell(f"history of {day}: {rows:,}/{total:,} rows  {speed:,.0f} rows/s")
+
+        return tell
+
+
+def _with_trees(job: JobConfig, names: set[str | None]) -> list[Any]:
+    """The tasks that the statistics of these are made of, in the job's order."""
+    kept = {t.name for name in names if name is not None for t in labels_alone(job, name).tasks}
+    return [task for task in job.tasks if task.name in kept]
+
+
+def _check_memory(job: JobConfig, index: Index) -> None:
+    """Raises InputError where a rank would not hold the statistics."""
+    values = {name: sum(entry[2] for entry in days.values()) for name, days in index.items()}
+    limit = job.data.history.memory_mib
+    if sum(values.values()) * ENTRY_BYTES * BUILD_COPIES > limit << 20:
+        largest = max(values, key=lambda name: values[name])
+        feature = next(s.feature for s in statistics_of(job) if s.name == largest)
+        raise InputError(
+            f"features.{feature}: the earlier days hold {values[largest]:,} values, {sum(values.values()):,} with the "
+            f"other statistics, more than fit into data.history.memory_mib = {limit:,} of each rank; raise it, begin "
+            "data.history.from later, or remove the feature"
+        )
