@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from pipeline.data.files import plan
 from pipeline.data.history_files import HistoryFiles, digest_of, name_of
-from pipeline.data.history_lookup import BUILD_COPIES, ENTRY_BYTES, History, Running
+from pipeline.data.history_lookup import History, Running, bytes_of
 from pipeline.data.history_statistics import DaySums, Statistic, labels_alone, statistics_of
 from pipeline.data.history_sums import DayCount
 from pipeline.data.manifest import HISTORY, Manifest, manifest_of
@@ -52,12 +52,12 @@ def attach(job: JobConfig, manifests: Sequence[tuple[Manifest, DayRange]], tell:
     if not job.history:
         return
     found = _Days(job, manifests, tell)
+    for manifest, _ in manifests:
+        if HISTORY in manifest.origin:
+            found.keep(manifest.origin[HISTORY])
     for manifest, own in manifests:
-        frozen = manifest.origin.get(HISTORY)
-        if frozen is None:
+        if HISTORY not in manifest.origin:
             manifest.origin[HISTORY] = found.index(own.last)
-        else:
-            found.check(frozen)
         _check_memory(job, manifest.origin[HISTORY])
 
 
@@ -135,14 +135,22 @@ class _Days:
         by_day = {str(day): self._of(day) for day in days}
         return {s.name: {day: found[s.name] for day, found in by_day.items()} for s in self._statistics}
 
-    def check(self, frozen: Index) -> None:
-        """Raises InputError where statistics that a run began with are gone, and the log does not give them again."""
+    def keep(self, frozen: Index) -> None:
+        """Goes on with the statistics that a run began with, for the days of its evaluation too.
+
+        Raises InputError where one is gone, and the log does not give it again.
+        """
         for statistic in self._statistics:
-            for day, (name, digest, _) in frozen.get(statistic.name, {}).items():
+            for day, entry in frozen.get(statistic.name, {}).items():
+                name, digest, _ = entry
                 if not self._files.exists(name):
-                    again = self._of(datetime.date.fromisoformat(day))[statistic.name]
+                    again = self._count(datetime.date.fromisoformat(day))[statistic.name]
                     if again[:2] != [name, digest]:
                         raise InputError(_other(statistic, day, "its file is gone, and the log's day has changed"))
+        for day in {day for days in frozen.values() for day in days}:
+            found = {name: days[day] for name, days in frozen.items() if day in days}
+            if all(statistic.name in found for statistic in self._statistics):
+                self._found[day] = found
 
     def _of(self, day: datetime.date) -> dict[str, list[Any]]:
         if str(day) not in self._found:
@@ -209,13 +217,19 @@ def _with_trees(job: JobConfig, names: set[str | None]) -> list[Any]:
 
 def _check_memory(job: JobConfig, index: Index) -> None:
     """Raises InputError where a rank would not hold the statistics."""
-    values = {name: sum(entry[2] for entry in days.values()) for name, days in index.items()}
-    limit = job.data.history.memory_mib
-    if sum(values.values()) * ENTRY_BYTES * BUILD_COPIES > limit << 20:
-        largest = max(values, key=lambda name: values[name])
-        feature = next(s.feature for s in statistics_of(job) if s.name == largest)
+    asked: dict[tuple[str, ...], list[Statistic]] = {}
+    for statistic in statistics_of(job):
+        asked.setdefault(statistic.columns, []).append(statistic)
+    entries = {
+        columns: max(sum(entry[2] for entry in index.get(s.name, {}).values()) for s in own)
+        for columns, own in asked.items()
+    }
+    taken = {columns: bytes_of(entries[columns], len(own)) for columns, own in asked.items()}
+    limit, total = job.data.history.memory_mib, sum(taken.values())
+    if total > limit << 20:
+        most = max(taken, key=lambda columns: taken[columns])
         raise InputError(
-            f"features.{feature}: the earlier days hold {values[largest]:,} values, {sum(values.values()):,} with the "
-            f"other statistics, more than fit into data.history.memory_mib = {limit:,} of each rank; raise it, begin "
-            "data.history.from later, or remove the feature"
+            f"features.{asked[most][0].feature}: the statistics of the earlier days take {total / 2**20:,.0f} MiB of "
+            f"each rank, {taken[most] / 2**20:,.0f} of them for the {entries[most]:,} values of {' x '.join(most)}, "
+            f"and data.history.memory_mib is {limit:,}; raise it, begin data.history.from later, or remove the feature"
         )

@@ -22,12 +22,16 @@ from schemas.events import PARTITION_KEY
 from schemas.features import CountFeature, HistoryFeature, TargetEncodingFeature
 from schemas.job import JobConfig
 
-ENTRY_BYTES = 4 + 16
-"""Of one value on one day, for one task; PerfectHash and what lies about while it is built come on top."""
 BUILD_COPIES = 3
+"""What is held while it is built, in sizes of what remains."""
 LEAST_SHARE = 1e-6
 """Means of 0/1 labels are kept so far from 0 and 1 before their logarithm is taken."""
 Task = str | None
+
+
+def bytes_of(entries: int, tasks: int) -> int:
+    """What the running sums of a column take, `entries` values and days of `tasks` tasks, while they are built."""
+    return entries * (4 + 16 * tasks) * BUILD_COPIES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Running:
             entries.append(len(key_K))
         at_E = np.concatenate([np.empty(0, np.int64), *at])
         order_E = np.argsort(at_E, kind="stable")  # by value, then by day
-        self._day_E = np.repeat(np.arange(len(days), dtype=np.int32), entries)[order_E]
+        self._day_E = np.repeat(np.arange(len(days), dtype=np.int32), np.array(entries, np.int64))[order_E]
         self._count_TE = np.concatenate([np.empty((len(sums), 0), np.int64), *counts], axis=1)[:, order_E]
         self._sum_TE = np.concatenate([np.empty((len(sums), 0)), *totals], axis=1)[:, order_E]
         length_K = np.bincount(at_E, minlength=len(all_K))
