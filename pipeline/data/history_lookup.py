@@ -38,7 +38,7 @@ def bytes_of(entries: int, tasks: int) -> int:
 class Before:
     """What stands before a day, for the elements asked for."""
 
-    count_M: Int64
+    count_M: Float64
     sum_M: Float64
     count: int
     """Over all values."""
@@ -56,69 +56,93 @@ class Running:
         keys = [_distinct([own.key_K for own in tasks]) for tasks in by_day]
         all_K = _distinct(keys)
         self._hash = PerfectHash(all_K)
-        count_TK, sum_TK = np.zeros((len(sums), len(all_K)), np.int64), np.zeros((len(sums), len(all_K)))
-        at, counts, totals = [], [], []
-        entries = []
-        for tasks, key_K in zip(by_day, keys, strict=True):
-            for t, own in enumerate(tasks):
-                at_K = np.searchsorted(all_K, own.key_K)
-                count_TK[t, at_K] += own.count_K
-                sum_TK[t, at_K] += own.sum_K
-            at.append(np.searchsorted(all_K, key_K))
-            counts.append(count_TK[:, at[-1]])
-            totals.append(sum_TK[:, at[-1]])
-            entries.append(len(key_K))
+        at = [np.searchsorted(all_K, key_K) for key_K in keys]
         at_E = np.concatenate([np.empty(0, np.int64), *at])
         order_E = np.argsort(at_E, kind="stable")  # by value, then by day
-        self._day_E = np.repeat(np.arange(len(days), dtype=np.int32), np.array(entries, np.int64))[order_E]
-        self._count_TE = np.concatenate([np.empty((len(sums), 0), np.int64), *counts], axis=1)[:, order_E]
-        self._sum_TE = np.concatenate([np.empty((len(sums), 0)), *totals], axis=1)[:, order_E]
-        length_K = np.bincount(at_E, minlength=len(all_K))
-        self._end_K = np.cumsum(length_K)
-        self._first_K = self._end_K - length_K
-        self._steps = int(length_K.max(initial=0)).bit_length()
-        self._all_count_TD = np.cumsum([[own.count_K.sum() for own in tasks] for tasks in by_day], axis=0)
-        self._all_sum_TD = np.cumsum([[own.sum_K.sum() for own in tasks] for tasks in by_day], axis=0)
+        day_E = np.repeat(np.arange(len(days), dtype=np.int32), np.array([len(key_K) for key_K in keys], np.int64))
+        self._day_E = day_E[order_E]
+        # one more entry, of zeros: what stands before the first
+        order_E = np.append(order_E, len(order_E))
+        self._pairs_E2 = [_running_pairs(own, at, all_K)[order_E] for own in sums.values()]
+        # one more place, without entries: that of keys of no day
+        length_K = np.append(np.bincount(at_E, minlength=len(all_K)), 0)
+        place = np.int32 if len(at_E) < 2**30 else np.int64
+        self._end_K = np.cumsum(length_K).astype(place)
+        self._first_K = (self._end_K - length_K).astype(place)
+        self._steps = int(length_K.max()).bit_length()
+        self._all_count_DT = np.cumsum([[own.count_K.sum() for own in tasks] for tasks in by_day], axis=0)
+        self._all_sum_DT = np.cumsum([[own.sum_K.sum() for own in tasks] for tasks in by_day], axis=0)
 
-    def place(self, key_M: Int64) -> Int64:
-        """Where each key's entries are found; -1 for a key of no day."""
-        return self._hash(key_M, -1)
+    def find(self, key_M: Int64) -> "Found":
+        """The keys' entries, to be asked for the sums before a day."""
+        return Found(self, self._hash(key_M, len(self._hash.keys)))
 
-    def before(self, place_M: Int64, task: Task, day: int, window: int | None) -> Before:
+    def days_until(self, day: int) -> int:
+        """How many days of the history lie before `day`, an ordinal."""
+        return int(np.searchsorted(self._days, day))
+
+    def entries(self, place_M: Int64, days: int) -> Int64:
+        """The last entry of each key within the first `days` days; where there is none, the one that holds zeros."""
+        first_M, end_M = self._first_K.take(place_M), self._end_K.take(place_M)
+        if days >= len(self._days):
+            return np.where(end_M > first_M, end_M - 1, len(self._day_E))
+        # found by steps that halve
+        entry_M = first_M - 1
+        for bit in reversed(range(self._steps)):
+            next_M = entry_M + self._first_K.dtype.type(1 << bit)
+            before_M = self._day_E.take(next_M, mode="clip") < days
+            before_M &= next_M < end_M
+            np.copyto(entry_M, next_M, where=before_M)
+        return np.where(entry_M >= first_M, entry_M, len(self._day_E))
+
+    def sums(self, entry_M: Int64, task: Task, days: int) -> Before:
+        """The sums of entries that lie within the first `days` days."""
+        t, last = self._tasks[task], days - 1
+        whole = (int(self._all_count_DT[last, t]), float(self._all_sum_DT[last, t])) if days else (0, 0.0)
+        pair_M2 = self._pairs_E2[t].take(entry_M, axis=0)
+        return Before(pair_M2[:, 0], pair_M2[:, 1], *whole)
+
+
+def _running_pairs(days: Sequence[DaySums], at: Sequence[Int64], all_K: Int64) -> Float64:
+    """[E + 1, 2]: one task's count and sum of each entry, day by day, a value's own day included; then zeros.
+
+    A day is added to what stood before it, whatever comes after: no later day can change a bit. Counts are whole in 64
+    bits of a float up to 2^53, and beside their sums they cost one read of memory.
+    """
+    pair_K2, out = np.zeros((len(all_K), 2)), []
+    for own, at_K in zip(days, at, strict=True):
+        pair_K2[np.searchsorted(all_K, own.key_K)] += np.stack([own.count_K, own.sum_K], axis=1)
+        out.append(pair_K2[at_K])
+    return np.concatenate([*out, np.zeros((1, 2))])
+
+
+class Found:
+    """The keys of a batch, found; what is asked for twice is looked up once."""
+
+    def __init__(self, running: Running, place_M: Int64) -> None:
+        self._running, self._place_M = running, place_M
+        self._entries: dict[int, Int64] = {}
+
+    def before(self, task: Task, day: int, window: int | None) -> Before:
         """The sums of the days before `day`, an ordinal: of all, or of the `window` calendar days before it."""
-        end = self._until(place_M, task, int(np.searchsorted(self._days, day)))
+        end = self._until(task, day)
         if window is None:
             return end
-        begin = self._until(place_M, task, int(np.searchsorted(self._days, day - window)))
+        begin = self._until(task, day - window)
         return Before(
             end.count_M - begin.count_M, end.sum_M - begin.sum_M, end.count - begin.count, end.sum - begin.sum
         )
 
-    def days_before(self, day: int, window: int | None) -> int:
+    def days(self, day: int, window: int | None) -> int:
         """How many days of the history are looked at."""
-        end = int(np.searchsorted(self._days, day))
-        return end if window is None else end - int(np.searchsorted(self._days, day - window))
+        end = self._running.days_until(day)
+        return end if window is None else end - self._running.days_until(day - window)
 
-    def _until(self, place_M: Int64, task: Task, days: int) -> Before:
-        """The sums of the first `days` days."""
-        t = self._tasks[task]
-        if not days or not len(self._day_E):
-            return Before(np.zeros(len(place_M), np.int64), np.zeros(len(place_M)), 0, 0.0)
-        known_M = place_M >= 0
-        place_M = np.maximum(place_M, 0)
-        first_M, end_M = self._first_K.take(place_M), self._end_K.take(place_M)
-        entry_M = end_M - 1
-        if days < len(self._days):
-            # the last entry of the value below that day, found by steps that halve
-            entry_M = first_M - 1
-            for bit in reversed(range(self._steps)):
-                next_M = entry_M + (1 << bit)
-                before_M = (next_M < end_M) & (self._day_E.take(next_M, mode="clip") < days)
-                entry_M = np.where(before_M, next_M, entry_M)
-            known_M &= entry_M >= first_M
-        count_M = np.where(known_M, self._count_TE[t].take(entry_M, mode="clip"), 0)
-        sum_M = np.where(known_M, self._sum_TE[t].take(entry_M, mode="clip"), 0.0)
-        return Before(count_M, sum_M, int(self._all_count_TD[days - 1, t]), float(self._all_sum_TD[days - 1, t]))
+    def _until(self, task: Task, day: int) -> Before:
+        days = self._running.days_until(day)
+        if days not in self._entries:
+            self._entries[days] = self._running.entries(self._place_M, days)
+        return self._running.sums(self._entries[days], task, days)
 
 
 class History:
@@ -132,33 +156,24 @@ class History:
         self, features: Sequence[HistoryFeature], batch: pa.RecordBatch, day: datetime.date
     ) -> list[npt.NDArray[np.float64]]:
         """Each feature's numbers of rows of the day, shape [N] each; the labels of the batch are not looked at."""
-        found: dict[tuple[str, ...], tuple[Keys, Int64]] = {}
+        asked: dict[tuple[str, ...], tuple[Keys, Found]] = {}
         out = []
         for feature in features:
             columns = tuple(feature.sources)
-            if columns not in found:
+            if columns not in asked:
                 keys = keys_of(batch, columns)
-                found[columns] = keys, self._running[columns].place(keys.key_M)
-            keys, place_M = found[columns]
-            out.append(self._number(feature, self._running[columns], keys, place_M, day, batch.num_rows))
+                asked[columns] = keys, self._running[columns].find(keys.key_M)
+            out.append(self._number(feature, *asked[columns], day.toordinal(), batch.num_rows))
         return out
 
-    def _number(
-        self,
-        feature: HistoryFeature,
-        running: Running,
-        keys: Keys,
-        place_M: Int64,
-        day: datetime.date,
-        rows: int,
-    ) -> Float64:
+    def _number(self, feature: HistoryFeature, keys: Keys, found: Found, day: int, rows: int) -> Float64:
         if isinstance(feature, CountFeature):
-            before = running.before(place_M, None, day.toordinal(), feature.days)
-            x_N = _mean(before.count_M.astype(np.float64), keys, rows, 0.0)
+            before = found.before(None, day, feature.days)
+            x_N = _mean(before.count_M, keys, rows, 0.0)
             if feature.per_day:
-                x_N /= max(running.days_before(day.toordinal(), feature.days), 1)
+                x_N = x_N / max(found.days(day, feature.days), 1)
             return np.log1p(x_N) if feature.transform == "log1p" else x_N
-        before = running.before(place_M, feature.task, day.toordinal(), feature.days)
+        before = found.before(feature.task, day, feature.days)
         return self._encoding(feature, before, keys, rows)
 
     def _encoding(self, feature: TargetEncodingFeature, before: Before, keys: Keys, rows: int) -> Float64:

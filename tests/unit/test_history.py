@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.data.freeze import plan_from_bytes, plan_job
 from pipeline.data.history import scoring_day
-from pipeline.data.history_lookup import Running
+from pipeline.data.history_lookup import Found
 from pipeline.data.loader import Loader
 from pipeline.data.source import epoch_source
 from schemas.job import JobConfig
@@ -160,10 +160,8 @@ def test_days_before_training_give_the_first_one_a_history(log: Path) -> None:
 
 def sees_its_own_day(monkeypatch: pytest.MonkeyPatch, days: int) -> None:
     """A leak on purpose: the statistics stand as of a later day."""
-    before = Running.before
-    monkeypatch.setattr(
-        Running, "before", lambda self, place_M, task, day, window: before(self, place_M, task, day + days, window)
-    )
+    before = Found.before
+    monkeypatch.setattr(Found, "before", lambda self, task, day, window: before(self, task, day + days, window))
 
 
 def changed_by(log: Path, day: str, changed: str) -> set[str]:

@@ -190,7 +190,7 @@ def test_running_sums_are_those_of_the_days_before(window: int | None) -> None:
     asked = np.arange(-2, 33)
     for day in range(15):
         for task, own in (("click", days), (None, days[::-1])):
-            found = running.before(running.place(asked), task, day, window)
+            found = running.find(asked).before(task, day, window)
             inside = [
                 d for o, d in zip(ordinals, own, strict=True) if o < day and (window is None or o >= day - window)
             ]
@@ -199,7 +199,7 @@ def test_running_sums_are_those_of_the_days_before(window: int | None) -> None:
             assert found.count_M.tolist() == count
             np.testing.assert_allclose(found.sum_M, total, atol=1e-12)
             assert found.count == sum(count)
-            assert running.days_before(day, window) == len(inside)
+            assert running.find(asked).days(day, window) == len(inside)
 
 
 # ---- spaces, funnel, quarantine
