@@ -95,6 +95,34 @@ class IdListFeature(_Valued):
         return [self.source, self.weights] if self.weights else [self.source]
 
 
+class HistoryListFeature(_Valued):
+    """The values of a column in the last rows of earlier days with the row's key, pooled into one vector like `ids`."""
+
+    kind: Literal["history"]
+    by: Annotated[str, Field(min_length=1)]
+    """Column of the key, an id or a string: of the user whose rows are looked back on."""
+    task: str | None = None
+    """Binary task whose label must be 1 in those rows, in its own space; none = all rows."""
+    last: Annotated[int, Field(ge=1, le=1000)] = 20
+    """The most values a row gets: the newest."""
+    days: Annotated[int, Field(ge=1)] | None = None
+    """Calendar days before the row's own that are looked at; none = all since data.history.from."""
+    pooling: Literal["sum", "mean"] = "mean"
+    """How the rows of a list become one vector."""
+    hash: bool = False
+    """Spread arbitrary 64-bit ids over the table by hashing; otherwise ids are row numbers."""
+
+    @property
+    def weights(self) -> None:
+        """It has none."""
+        return None
+
+    @property
+    def sources(self) -> list[str]:
+        """The column of the values, and that of the key."""
+        return [self.source, self.by]
+
+
 class StringFeature(_Valued):
     """One string a row, looked up in its vocabulary, or hashed into its table (64-bit FNV-1a, mixed, modulo rows)."""
 
@@ -206,12 +234,23 @@ class TargetEncodingFeature(_History):
 
 HistoryFeature = CountFeature | TargetEncodingFeature
 """Numbers made of earlier days."""
+LookingBack = CountFeature | TargetEncodingFeature | HistoryListFeature
+"""All that is made of earlier days."""
 DenseFeature = FloatFeature | CountFeature | TargetEncodingFeature
 """Features of the dense input, a number each."""
-ValuedFeature = IdFeature | IdListFeature | StringFeature
+ListFeature = IdListFeature | HistoryListFeature
+"""Features of any number of ids a row."""
+ValuedFeature = IdFeature | IdListFeature | HistoryListFeature | StringFeature
 """Features of values that a vocabulary may list."""
-EmbeddedFeature = IdFeature | IdListFeature | StringFeature | BucketFeature
+EmbeddedFeature = IdFeature | IdListFeature | HistoryListFeature | StringFeature | BucketFeature
 FeatureSpec = Annotated[
-    IdFeature | IdListFeature | StringFeature | FloatFeature | BucketFeature | CountFeature | TargetEncodingFeature,
+    IdFeature
+    | IdListFeature
+    | StringFeature
+    | FloatFeature
+    | BucketFeature
+    | CountFeature
+    | TargetEncodingFeature
+    | HistoryListFeature,
     Field(discriminator="kind"),
 ]

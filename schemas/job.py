@@ -12,8 +12,9 @@ from schemas.features import (
     DenseFeature,
     EmbeddedFeature,
     FeatureSpec,
-    HistoryFeature,
-    IdListFeature,
+    HistoryListFeature,
+    ListFeature,
+    LookingBack,
     TableSpec,
     TargetEncodingFeature,
     ValuedFeature,
@@ -162,9 +163,9 @@ class JobConfig(Strict):
         return [f for f in self.features if isinstance(f, DenseFeature)]
 
     @property
-    def history(self) -> list[HistoryFeature]:
-        """Those of them that are made of earlier days."""
-        return [f for f in self.features if isinstance(f, HistoryFeature)]
+    def history(self) -> list[LookingBack]:
+        """The features that are made of earlier days."""
+        return [f for f in self.features if isinstance(f, LookingBack)]
 
     @property
     def parents(self) -> list[int | None]:
@@ -193,7 +194,7 @@ class JobConfig(Strict):
         All pooling is a sum in the tables; a mean is a sum of ids of weight 1 / length. So features with unlike
         pooling may share a table, and the mean is the same under every sharding plan.
         """
-        return any(isinstance(f, IdListFeature) and (f.pooling == "mean" or f.weights) for f in self.features)
+        return any(isinstance(f, ListFeature) and (f.pooling == "mean" or f.weights) for f in self.features)
 
     @property
     def columns(self) -> list[str]:
@@ -226,8 +227,8 @@ class JobConfig(Strict):
         labels = {task.source: task.name for task in self.tasks}
         indicators = {task.indicator: task.name for task in self.tasks if task.indicator}
         for feature in self.features:
-            if isinstance(feature, TargetEncodingFeature):
-                self._check_encoding(feature)
+            if isinstance(feature, TargetEncodingFeature | HistoryListFeature) and feature.task is not None:
+                self._check_looking_back(feature, feature.task)
             for column in feature.sources:
                 if column in labels:
                     raise InputError(
@@ -246,11 +247,17 @@ class JobConfig(Strict):
             if [t.source for t in self.tasks].count(task.source) > 1:
                 raise InputError(f"tasks.{task.name}: label column '{task.source}' belongs to another task as well")
 
-    def _check_encoding(self, feature: TargetEncodingFeature) -> None:
+    def _check_looking_back(self, feature: TargetEncodingFeature | HistoryListFeature, name: str) -> None:
         tasks = {task.name: task for task in self.tasks}
-        task, where = tasks.get(feature.task), f"features.{feature.name}"
+        task, where = tasks.get(name), f"features.{feature.name}"
         if task is None:
-            raise InputError(f"{where}.task: no task '{feature.task}'; {nearest(feature.task, list(tasks))}")
+            raise InputError(f"{where}.task: no task '{name}'; {nearest(name, list(tasks))}")
+        if isinstance(feature, HistoryListFeature):
+            if task.kind == "regression":
+                raise InputError(
+                    f"{where}.task: '{name}' is a regression task, whose label is never just 1; name a binary task"
+                )
+            return
         if task.kind == "regression" and feature.transform == "logit":
             raise InputError(
                 f"{where}.transform: 'logit' is of a probability, and '{task.name}' is a regression task; use lift or "

@@ -33,7 +33,16 @@ from pipeline.data.quarantine import Piece, below_root
 from pipeline.data.rows import MATRICES, Float32, Int8, Int32, Int64, Layout, Lists, Rows, Value
 from pipeline.data.spaces import Spaces
 from pipeline.data.vocabulary_lookup import StringLookup, lookups
-from schemas.features import BucketFeature, FloatFeature, HistoryFeature, IdFeature, IdListFeature, StringFeature
+from schemas.features import (
+    BucketFeature,
+    FloatFeature,
+    HistoryFeature,
+    HistoryListFeature,
+    IdFeature,
+    IdListFeature,
+    ListFeature,
+    StringFeature,
+)
 from schemas.job import JobConfig
 
 MISSING_UNKNOWN = "write it without nulls, or set the feature's missing: unknown"
@@ -62,8 +71,8 @@ class Encoder:
         self._numbers = [(at, f) for at, f in enumerate(job.dense) if isinstance(f, FloatFeature)]
         self._history = history
         self._of_history = [(at, f) for at, f in enumerate(job.dense) if isinstance(f, HistoryFeature)]
-        assert history is not None or not self._of_history, "counts and target encodings need the days before"
-        self._lists = [f for f in job.features if isinstance(f, IdListFeature)]
+        assert history is not None or not job.history, "counts and target encodings need the days before"
+        self._lists = [f for f in job.features if isinstance(f, ListFeature)]
         self._spaces = Spaces(job)
 
     def __call__(self, batch: pa.RecordBatch, row_ids: Int64, where: Where) -> Rows:
@@ -99,11 +108,14 @@ class Encoder:
         for at, number in self._numbers:
             self._float(number, batch, where, rows.number_FN[at])
         if self._history is not None and self._of_history:
-            places, looking_back = zip(*self._of_history, strict=True)
-            for at, x_N in zip(places, self._history.numbers(looking_back, batch, day_of(where.path)), strict=True):
+            places, numbers = zip(*self._of_history, strict=True)
+            for at, x_N in zip(places, self._history.numbers(numbers, batch, day_of(where.path)), strict=True):
                 rows.number_FN[at] = x_N
         for feature in self._lists:
-            rows.lists[feature.name], some = self._list(feature, batch, where)
+            if isinstance(feature, HistoryListFeature):
+                rows.lists[feature.name], some = self._last(feature, batch, where)
+            else:
+                rows.lists[feature.name], some = self._list(feature, batch, where)
             if some:
                 unknown.add(feature.name)
         self._labels(batch, where, rows)
@@ -126,7 +138,7 @@ class Encoder:
             piece = Piece(file, where.group, where.number(row), 1, finding.kind, finding.column, reason)
             self._flags.row(int(row_id_N[row]), piece)
 
-    def _rows(self, feature: IdFeature | IdListFeature | StringFeature) -> int:
+    def _rows(self, feature: IdFeature | ListFeature | StringFeature) -> int:
         return self.job.tables[feature.table_name].rows
 
     def _id(self, feature: IdFeature, batch: pa.RecordBatch, where: Where, out_N: Int32) -> bool:
@@ -140,7 +152,7 @@ class Encoder:
         out_N[column.is_null().to_numpy(zero_copy_only=False)] = self._rows(feature)
         return True
 
-    def _to_rows(self, feature: IdFeature | IdListFeature, id_N: npt.NDArray[np.integer], out_N: Int32) -> bool:
+    def _to_rows(self, feature: IdFeature | ListFeature, id_N: npt.NDArray[np.integer], out_N: Int32) -> bool:
         if not feature.vocabulary:
             return to_rows(id_N, self._rows(feature), feature.hash, out_N)
         out_N[:] = self._lookups[feature.name](id_N.astype(np.int64, copy=False))
@@ -227,6 +239,14 @@ class Encoder:
             self._found(checks.negative_weights(weight_M, offset_N, feature.weights), where)
             weight_M = over_their_sum(weight_M, offset_N)
         return Lists(offset_N, id_M, weight_M), unknown
+
+    def _last(self, feature: HistoryListFeature, batch: pa.RecordBatch, where: Where) -> tuple[Lists, bool]:
+        """The lists of earlier days' values, and whether some may be out of vocabulary."""
+        assert self._history is not None
+        offset_N, value_M = self._history.lists(feature, batch, day_of(where.path))
+        id_M = np.empty(len(value_M), np.int32)
+        unknown = self._to_rows(feature, value_M, id_M)
+        return Lists(offset_N.astype(np.int32), id_M, None), unknown
 
     def _list_parts(self, column: pa.Array, name: str, where: Where) -> tuple[Int32, pa.Array]:
         """Offsets from 0 and the flat values of a list column."""

@@ -14,14 +14,15 @@ import functools
 import json
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pyarrow.compute as pc
 
 from pipeline.data.files import plan
-from pipeline.data.history_files import HistoryFiles, digest_of, name_of
+from pipeline.data.history_files import HistoryFiles, entries_of, name_of
+from pipeline.data.history_lists import RunningLists
 from pipeline.data.history_lookup import History, Running, bytes_of
-from pipeline.data.history_statistics import DaySums, Statistic, labels_alone, statistics_of
+from pipeline.data.history_statistics import DayLists, DayStatistic, DaySums, Statistic, labels_alone, statistics_of
 from pipeline.data.history_sums import DayCount
 from pipeline.data.manifest import HISTORY, Manifest, manifest_of
 from pipeline.storage import filesystem
@@ -71,8 +72,8 @@ def scoring_day(job: JobConfig, day: datetime.date, tell: Callable[[str], None] 
 def history_of(job: JobConfig, index: Index | None) -> History:
     """What encodes rows with the statistics of an index. Raises InputError where they are gone or damaged."""
     assert index is not None, "manifests of a job that looks back are made by plan_job, or go through `attach`"
-    features = tuple((tuple(f.sources), getattr(f, "task", None)) for f in job.history)
-    return History(job, _running(_Frozen(job, index, (folder_of(job), features, json.dumps(index)))))
+    names = tuple(statistic.name for statistic in statistics_of(job))
+    return History(job, *_running(_Frozen(job, index, (folder_of(job), names, json.dumps(index)))))
 
 
 class _Frozen:
@@ -89,24 +90,29 @@ class _Frozen:
 
 
 @functools.lru_cache(maxsize=1)
-def _running(frozen: _Frozen) -> dict[tuple[str, ...], Running]:
-    """One for all epochs of a process; an evaluation's, which has more days, takes its place."""
+def _running(frozen: _Frozen) -> tuple[dict[tuple[str, ...], Running], dict[str, RunningLists]]:
+    """Sums by columns, lists by statistic's name; one for all epochs of a process, then the evaluation's."""
     job, index = frozen.job, frozen.index
-    files, out = HistoryFiles(folder_of(job), job.data.storage), {}
-    statistics = statistics_of(job)
-    for columns in dict.fromkeys(s.columns for s in statistics):
-        own = [s for s in statistics if s.columns == columns]
-        days = sorted(index[own[0].name])
-        sums = {s.task: [_read(files, s, day, *index[s.name][day]) for day in days] for s in own}
-        out[columns] = Running([datetime.date.fromisoformat(day).toordinal() for day in days], sums)
-    return out
+    files = HistoryFiles(folder_of(job), job.data.storage)
+    sums: dict[tuple[str, ...], dict[str | None, list[DaySums]]] = {}
+    lists: dict[str, RunningLists] = {}
+    days: list[int] = []
+    for statistic in statistics_of(job):
+        own = sorted(index[statistic.name].items())
+        days = [datetime.date.fromisoformat(day).toordinal() for day, _ in own]
+        found = [_read(files, statistic, day, *entry) for day, entry in own]
+        if statistic.values:
+            lists[statistic.name] = RunningLists(days, cast(list[DayLists], found), statistic.values[1])
+        else:
+            sums.setdefault(statistic.columns, {})[statistic.task] = cast(list[DaySums], found)
+    return {columns: Running(days, tasks) for columns, tasks in sums.items()}, lists
 
 
-def _read(files: HistoryFiles, statistic: Statistic, day: str, name: str, digest: str, values: int) -> DaySums:
-    sums, found = files.read(name, statistic)
+def _read(files: HistoryFiles, statistic: Statistic, day: str, name: str, digest: str, entries: int) -> DayStatistic:
+    numbers, found = files.read(name, statistic)
     if found != digest:
         raise InputError(_other(statistic, day, f"{files.folder}/{name} holds other numbers"))
-    return sums
+    return numbers
 
 
 def _other(statistic: Statistic, day: str, what: str) -> str:
@@ -164,17 +170,16 @@ class _Days:
         for statistic in self._statistics:
             name = name_of(statistic, str(day), manifest.fingerprint)
             if self._files.exists(name):
-                sums, digest = self._files.read(name, statistic)
-                out[statistic.name] = [name, digest, len(sums.key_K)]
+                found, digest = self._files.read(name, statistic)
+                out[statistic.name] = [name, digest, entries_of(found)]
             else:
                 missing.append((statistic, name))
         if missing:
             counted = DayCount(self._job, [s for s, _ in missing], str(day))
-            for (statistic, sums), (_, name) in zip(
+            for (statistic, found), (_, name) in zip(
                 counted.count(manifest, self._progress(day, manifest.rows)).items(), missing, strict=True
             ):
-                self._files.write(name, statistic, sums)
-                out[statistic.name] = [name, digest_of(sums), len(sums.key_K)]
+                out[statistic.name] = [name, self._files.write(name, statistic, found), entries_of(found)]
         return out
 
     def _manifest(self, day: datetime.date) -> Manifest:
@@ -217,19 +222,20 @@ def _with_trees(job: JobConfig, names: set[str | None]) -> list[Any]:
 
 def _check_memory(job: JobConfig, index: Index) -> None:
     """Raises InputError where a rank would not hold the statistics."""
-    asked: dict[tuple[str, ...], list[Statistic]] = {}
+    asked: dict[tuple[str, ...], list[Statistic]] = {}  # those that lie together
     for statistic in statistics_of(job):
-        asked.setdefault(statistic.columns, []).append(statistic)
+        asked.setdefault((statistic.name,) if statistic.values else statistic.columns, []).append(statistic)
     entries = {
-        columns: max(sum(entry[2] for entry in index.get(s.name, {}).values()) for s in own)
-        for columns, own in asked.items()
+        place: max(sum(entry[2] for entry in index.get(s.name, {}).values()) for s in own)
+        for place, own in asked.items()
     }
-    taken = {columns: bytes_of(entries[columns], len(own)) for columns, own in asked.items()}
+    taken = {place: bytes_of(entries[place], len(own)) for place, own in asked.items()}
     limit, total = job.data.history.memory_mib, sum(taken.values())
     if total > limit << 20:
-        most = max(taken, key=lambda columns: taken[columns])
+        most = max(taken, key=lambda place: taken[place])
+        of = " x ".join(asked[most][0].columns)
         raise InputError(
             f"features.{asked[most][0].feature}: the statistics of the earlier days take {total / 2**20:,.0f} MiB of "
-            f"each rank, {taken[most] / 2**20:,.0f} of them for the {entries[most]:,} values of {' x '.join(most)}, "
+            f"each rank, {taken[most] / 2**20:,.0f} of them for the {entries[most]:,} values of {of}, "
             f"and data.history.memory_mib is {limit:,}; raise it, begin data.history.from later, or remove the feature"
         )

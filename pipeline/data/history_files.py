@@ -1,22 +1,26 @@
 """A day's statistics as Parquet files, one a statistic: written whole or not at all, and checked when they are read.
 
-    FOLDER/dt=DAY/HASH.parquet     key int64 rising, count int64, sum float64
+    FOLDER/dt=DAY/HASH.parquet     key int64 rising, count int64, sum float64; or the last values of each key:
+                                   key int64 rising, value int64
 
 HASH is of the statistic's declaration and of the day's manifest: a day whose files changed, or a statistic that is
 declared otherwise, has another file, and what an earlier run was made of stays. No torch.
 """
 
+import dataclasses
 import hashlib
 import io
 import json
 import os
 import secrets
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.data.history_statistics import DaySums, Statistic
+from pipeline.data.history_statistics import DayLists, DayStatistic, DaySums, Statistic
 from pipeline.storage import bounded, filesystem, is_local, patiently, reason
 from schemas.errors import InputError
 from schemas.events import PARTITION_KEY, StorageConfig
@@ -24,13 +28,9 @@ from schemas.events import PARTITION_KEY, StorageConfig
 FORMAT = 1
 """Of the files and of what their numbers mean."""
 ABOUT = b"fulcrum"
-SCHEMA = pa.schema(
-    [
-        pa.field("key", pa.int64(), nullable=False),
-        pa.field("count", pa.int64(), nullable=False),
-        pa.field("sum", pa.float64(), nullable=False),
-    ]
-)
+KEY = pa.field("key", pa.int64(), nullable=False)
+SUMS = pa.schema([KEY, pa.field("count", pa.int64(), nullable=False), pa.field("sum", pa.float64(), nullable=False)])
+LISTS = pa.schema([KEY, pa.field("value", pa.int64(), nullable=False)])
 
 
 def name_of(statistic: Statistic, day: str, manifest: str) -> str:
@@ -39,10 +39,20 @@ def name_of(statistic: Statistic, day: str, manifest: str) -> str:
     return f"{PARTITION_KEY}={day}/{hashlib.sha256(told.encode()).hexdigest()[:32]}.parquet"
 
 
-def digest_of(sums: DaySums) -> str:
+def _parts(found: DayStatistic) -> list[npt.NDArray[Any]]:
+    """The columns of the file."""
+    return [getattr(found, field.name) for field in dataclasses.fields(found)]
+
+
+def entries_of(found: DayStatistic) -> int:
+    """How many rows the file has."""
+    return len(_parts(found)[0])
+
+
+def digest_of(found: DayStatistic) -> str:
     """Hash of the numbers, and of nothing else of the file."""
     digest = hashlib.sha256()
-    for part in (sums.key_K, sums.count_K, sums.sum_K):
+    for part in _parts(found):
         digest.update(np.ascontiguousarray(part).data)
     return digest.hexdigest()
 
@@ -60,11 +70,11 @@ class HistoryFiles:
         look = lambda: self._fs.exists(f"{self._root}/{name}")  # noqa: E731
         return patiently(lambda: bounded(look, self._fs, self._storage), self._storage, f"{self.folder}/{name}")
 
-    def write(self, name: str, statistic: Statistic, sums: DaySums) -> str:
+    def write(self, name: str, statistic: Statistic, found: DayStatistic) -> str:
         """Writes the file, unless somebody else has meanwhile: it would hold the same. Returns its digest."""
-        digest = digest_of(sums)
+        digest = digest_of(found)
         about = {"format": FORMAT, "declaration": statistic.declaration, "digest": digest}
-        table = pa.table([sums.key_K, sums.count_K, sums.sum_K], SCHEMA).replace_schema_metadata(
+        table = pa.table(_parts(found), LISTS if statistic.values else SUMS).replace_schema_metadata(
             {ABOUT: json.dumps(about)}
         )
         out = io.BytesIO()
@@ -91,7 +101,7 @@ class HistoryFiles:
             ) from error
         return digest
 
-    def read(self, name: str, statistic: Statistic) -> tuple[DaySums, str]:
+    def read(self, name: str, statistic: Statistic) -> tuple[DayStatistic, str]:
         """The numbers and their digest. Raises InputError for a file that is missing, damaged or another's."""
         where, mend = f"{self.folder}/{name}", "remove it, and it is counted anew"
         fetch = lambda: self._fs.cat_file(f"{self._root}/{name}")  # noqa: E731
@@ -100,7 +110,8 @@ class HistoryFiles:
             file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
             about = json.loads((file.schema_arrow.metadata or {})[ABOUT])
             table = file.read()
-            sums = DaySums(*(table.column(field.name).combine_chunks().to_numpy() for field in SCHEMA))
+            schema, kind = (LISTS, DayLists) if statistic.values else (SUMS, DaySums)
+            found = kind(*(table.column(field.name).combine_chunks().to_numpy() for field in schema))
         except FileNotFoundError as error:
             raise InputError(
                 f"features.{statistic.feature}: {where}, the statistics of an earlier day, is gone; give the same "
@@ -110,7 +121,7 @@ class HistoryFiles:
             raise InputError(f"{where}: no whole file of statistics ({reason(error)}); {mend}") from error
         if about.get("format") != FORMAT or about.get("declaration") != statistic.declaration:
             raise InputError(f"{where}: statistics of another declaration than its name tells; {mend}")
-        digest = digest_of(sums)
+        digest = digest_of(found)
         if digest != about.get("digest"):
             raise InputError(f"{where}: its numbers are not those that were written; {mend}")
-        return sums, digest
+        return found, digest

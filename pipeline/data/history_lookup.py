@@ -16,10 +16,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.data.history_keys import Keys, keys_of
-from pipeline.data.history_statistics import DaySums, Float64, Int64
+from pipeline.data.history_lists import RunningLists
+from pipeline.data.history_statistics import DaySums, Float64, Int64, statistic_of
 from pipeline.data.perfect_hash import PerfectHash
 from schemas.events import PARTITION_KEY
-from schemas.features import CountFeature, HistoryFeature, TargetEncodingFeature
+from schemas.features import CountFeature, HistoryFeature, HistoryListFeature, TargetEncodingFeature
 from schemas.job import JobConfig
 
 BUILD_COPIES = 3
@@ -148,8 +149,12 @@ class Found:
 class History:
     """The features of a job that are made of earlier days."""
 
-    def __init__(self, job: JobConfig, running: Mapping[tuple[str, ...], Running]) -> None:
+    def __init__(
+        self, job: JobConfig, running: Mapping[tuple[str, ...], Running], lists: Mapping[str, RunningLists]
+    ) -> None:
         self._running = running
+        listed = [f for f in job.history if isinstance(f, HistoryListFeature)]
+        self._lists = {f.name: lists[statistic_of(job, f).name] for f in listed}
         self._binary = {task.name: task.kind == "binary" for task in job.tasks}
 
     def numbers(
@@ -165,6 +170,11 @@ class History:
                 asked[columns] = keys, self._running[columns].find(keys.key_M)
             out.append(self._number(feature, *asked[columns], day.toordinal(), batch.num_rows))
         return out
+
+    def lists(self, feature: HistoryListFeature, batch: pa.RecordBatch, day: datetime.date) -> tuple[Int64, Int64]:
+        """Offsets [N + 1] and values of the lists of rows of the day."""
+        key_N = keys_of(batch, (feature.by,)).key_M
+        return self._lists[feature.name].before(key_N, day.toordinal(), feature.days)
 
     def _number(self, feature: HistoryFeature, keys: Keys, found: Found, day: int, rows: int) -> Float64:
         if isinstance(feature, CountFeature):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from schemas.features import TargetEncodingFeature
+from schemas.features import CountFeature, HistoryListFeature, LookingBack
 from schemas.job import JobConfig
 from schemas.tasks import TaskSpec
 
@@ -17,20 +17,22 @@ Float64 = npt.NDArray[np.float64]
 
 @dataclasses.dataclass(frozen=True)
 class Statistic:
-    """What is kept of each day: the rows of each value, or a task's rows and the sum of its label."""
+    """What is kept of each day: the rows of each value, a task's rows and the sum of its label, or the last values."""
 
     columns: tuple[str, ...]
     task: str | None
-    """None counts rows alone."""
+    """None takes all rows."""
     declaration: str = dataclasses.field(compare=False)
     """All settings that decide its numbers, as JSON."""
     feature: str = dataclasses.field(compare=False)
     """The first feature that asks for it, for messages."""
+    values: tuple[str, int] | None = None
+    """The column whose last values are kept for each key, and how many; None keeps sums."""
 
     @property
     def name(self) -> str:
         """As the index of a run lists it."""
-        return json.dumps([list(self.columns), self.task])
+        return json.dumps([list(self.columns), self.task, *(self.values or ())])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,25 +45,43 @@ class DaySums:
     """Of the labels; zeros where rows are counted alone."""
 
 
+@dataclasses.dataclass(frozen=True)
+class DayLists:
+    """The last values of each key on one day, by key and time rising."""
+
+    key_M: Int64
+    value_M: Int64
+
+
+DayStatistic = DaySums | DayLists
+
+
 def statistics_of(job: JobConfig) -> list[Statistic]:
     """What the job's features need of each day."""
     out: dict[Statistic, None] = {}
     for feature in job.history:
-        columns = tuple(feature.sources)
-        task = feature.task if isinstance(feature, TargetEncodingFeature) else None
-        settings: dict[str, Any] = {"columns": columns, "corrupt": job.data.bad.corrupt}
-        if task is not None:
-            tree = labels_alone(job, task)
-            names = [t.name for t in tree.tasks]
-            told = [
-                {"label": t.source, "kind": t.kind, "clip": t.clip, "indicator": t.indicator}
-                | {"given": None if t.given is None else names.index(t.given)}
-                for t in tree.tasks
-            ]
-            settings |= {"task": names.index(task), "tasks": told}
-            settings |= {"funnel": job.data.funnel, "labels": job.data.bad.labels}
-        out.setdefault(Statistic(columns, task, json.dumps(settings, sort_keys=True), feature.name))
+        out.setdefault(statistic_of(job, feature))
     return list(out)
+
+
+def statistic_of(job: JobConfig, feature: LookingBack) -> Statistic:
+    """What one of them needs."""
+    columns, values = tuple(feature.sources), None
+    if isinstance(feature, HistoryListFeature):
+        columns, values = (feature.by,), (feature.source, feature.last)
+    task = None if isinstance(feature, CountFeature) else feature.task
+    settings: dict[str, Any] = {"columns": columns, "values": values, "corrupt": job.data.bad.corrupt}
+    if task is not None:
+        tree = labels_alone(job, task)
+        names = [t.name for t in tree.tasks]
+        told = [
+            {"label": t.source, "kind": t.kind, "clip": t.clip, "indicator": t.indicator}
+            | {"given": None if t.given is None else names.index(t.given)}
+            for t in tree.tasks
+        ]
+        settings |= {"task": names.index(task), "tasks": told}
+        settings |= {"funnel": job.data.funnel, "labels": job.data.bad.labels}
+    return Statistic(columns, task, json.dumps(settings, sort_keys=True), feature.name, values)
 
 
 def labels_alone(job: JobConfig, task: str) -> JobConfig:

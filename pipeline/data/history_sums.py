@@ -17,7 +17,8 @@ from pipeline.data.checks import Where
 from pipeline.data.encode import Encoder
 from pipeline.data.flags import Flags
 from pipeline.data.history_keys import keys_of
-from pipeline.data.history_statistics import DaySums, Float64, Int64, Statistic, labels_alone
+from pipeline.data.history_lists import LastValues, times
+from pipeline.data.history_statistics import DayStatistic, DaySums, Float64, Int64, Statistic, labels_alone
 from pipeline.data.manifest import Manifest
 from pipeline.data.order import Stretch
 from pipeline.data.quarantine import Piece, QuarantineLog, below_root
@@ -25,7 +26,9 @@ from pipeline.data.reader import Lost, read_stretches
 from pipeline.data.rows import Rows
 from pipeline.data.source import epoch_source
 from pipeline.data.spaces import Spaces
+from pipeline.data.vocabulary_file import signed
 from schemas.errors import InputError
+from schemas.events import TIME_COLUMN
 from schemas.job import JobConfig
 
 FRESH = 262_144
@@ -111,13 +114,18 @@ class DayCount:
         self._job, self._statistics, self._day = job, statistics, day
         self._labels = {s.task: _Labels(job, s.task) for s in statistics if s.task is not None}
         self._tasks: dict[tuple[str, ...], list[str | None]] = {}
+        self._lists = {s: LastValues(s.values[1]) for s in statistics if s.values}
         for statistic in statistics:
-            self._tasks.setdefault(statistic.columns, []).append(statistic.task)
+            if not statistic.values:
+                self._tasks.setdefault(statistic.columns, []).append(statistic.task)
         self._sums = {columns: Sums(2 * len(tasks)) for columns, tasks in self._tasks.items()}
 
-    def count(self, manifest: Manifest, tell: Callable[[int], None]) -> dict[Statistic, DaySums]:
+    def count(self, manifest: Manifest, tell: Callable[[int], None]) -> dict[Statistic, DayStatistic]:
         """One pass over the day's rows; `tell` hears of each batch's. Raises InputError."""
-        columns = dict.fromkeys(column for columns in self._tasks for column in columns)
+        columns = dict.fromkeys(column for s in self._statistics for column in s.columns)
+        columns |= dict.fromkeys(s.values[0] for s in self._statistics if s.values)
+        if self._lists:
+            columns[TIME_COLUMN] = None
         columns |= dict.fromkeys(column for labels in self._labels.values() for column in labels.job.columns)
         source = epoch_source(self._job, manifest, 0, shuffle=False)
         texts = [text for text in source.texts if text in columns]
@@ -134,7 +142,7 @@ class DayCount:
             self._check_memory()
             tell(batch.num_rows)
         log.check_budget()
-        return {statistic: self._day_sums(statistic) for statistic in self._statistics}
+        return {s: self._lists[s].day() if s.values else self._day_sums(s) for s in self._statistics}
 
     def _add(self, batch: pa.RecordBatch, first: int, where: Where, log: QuarantineLog) -> None:
         ones_2N = np.zeros((2, batch.num_rows))
@@ -149,14 +157,24 @@ class DayCount:
             value_SM = np.concatenate([values[task] for task in tasks])
             self._sums[columns].add(keys.key_M, value_SM if keys.row_M is None else value_SM[:, keys.row_M])
 
+        for statistic, last in self._lists.items():
+            assert statistic.values is not None
+            value = batch.column(statistic.values[0])
+            asked_N = values[statistic.task][0 if statistic.task is None else 1] == 1
+            asked_N &= ~value.is_null().to_numpy(zero_copy_only=False)
+            key_N, time_N = keys_of(batch, statistic.columns).key_M, times(batch.column(TIME_COLUMN))
+            last.add(key_N[asked_N], time_N[asked_N], signed(value.fill_null(0))[asked_N])
+
     def _check_memory(self) -> None:
         limit = self._job.data.history.memory_mib
-        if sum(sums.bytes for sums in self._sums.values()) > limit << 20:
-            columns, sums = max(self._sums.items(), key=lambda item: item[1].bytes)
-            feature = next(s.feature for s in self._statistics if s.columns == columns)
+        held = {columns: sums.bytes for columns, sums in self._sums.items()}
+        held |= {(s.name,): last.bytes for s, last in self._lists.items()}
+        if sum(held.values()) > limit << 20:
+            place = max(held, key=lambda place: held[place])
+            most = next(s for s in self._statistics if place in (s.columns, (s.name,)))
             raise InputError(
-                f"features.{feature}: the values of {' x '.join(columns)} on {self._day}, {len(sums.key_K):,} and "
-                f"more, do not fit into data.history.memory_mib = {limit:,}; raise it, or remove the feature"
+                f"features.{most.feature}: the values of {' x '.join(most.columns)} on {self._day} do not fit into "
+                f"data.history.memory_mib = {limit:,}; raise it, or remove the feature"
             )
 
     def _day_sums(self, statistic: Statistic) -> DaySums:

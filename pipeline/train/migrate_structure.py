@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from schemas.errors import InputError
-from schemas.features import DenseFeature, EmbeddedFeature, FeatureSpec, IdFeature, IdListFeature, StringFeature
+from schemas.features import DenseFeature, EmbeddedFeature, FeatureSpec, IdFeature, ListFeature, StringFeature
 from schemas.job import JobConfig
 from schemas.model import SCALED
 from schemas.strict import nearest
@@ -27,7 +27,7 @@ FREE_IN_MODEL = ("dropout",)
 FREE_IN_OPTIMIZER = ("lr", "eps")
 VOUCHED = (
     *("column", "weights", "missing", "label", "clip", "indicator", "space"),
-    *("columns", "days", "smoothing", "default"),
+    *("columns", "days", "smoothing", "default", "by", "last"),
 )
 """Where a feature or label is read, and on which rows: the weights stay as they are, and the user vouches that they
 mean the same, or are to be trained on to mean the other."""
@@ -118,7 +118,7 @@ def hashed(feature: EmbeddedFeature) -> bool:
     """Whether a value's row goes with the number of the table's rows."""
     if getattr(feature, "vocabulary", None):
         return False
-    return isinstance(feature, StringFeature) or (isinstance(feature, IdFeature | IdListFeature) and feature.hash)
+    return isinstance(feature, StringFeature) or (isinstance(feature, IdFeature | ListFeature) and feature.hash)
 
 
 def _came_and_went(kind: str, old: list[str], new: list[str]) -> list[Difference]:

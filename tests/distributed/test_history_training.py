@@ -21,6 +21,7 @@ FEATURES: list[dict[str, Any]] = [
     {"name": "user_click", "kind": "target_encoding", "column": "user_id", "task": "click", "smoothing": 5},
     {"name": "city_order", "kind": "target_encoding", "column": "city", "task": "order", "days": 1},
     {"name": "list_cart", "kind": "target_encoding", "column": "history", "task": "cart"},
+    {"name": "clicked", "kind": "history", "by": "user_id", "column": "item_id", "task": "click", "table": "item"},
 ]
 
 
