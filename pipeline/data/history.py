@@ -35,9 +35,12 @@ Index = dict[str, dict[str, list[Any]]]
 """By statistic and day: [file below the folder, digest of its numbers, its values]."""
 
 
-def folder_of(job: JobConfig) -> str:
+def files_of(job: JobConfig) -> HistoryFiles:
     """Where the days' statistics lie."""
-    return job.data.history.folder or f"{job.output.rstrip('/')}/statistics"
+    folder, storage = job.data.history.folder, job.data.storage
+    if folder is not None:
+        return HistoryFiles(folder, storage)
+    return HistoryFiles(f"{job.output.rstrip('/')}/statistics", storage, "output")
 
 
 def _say(line: str) -> None:
@@ -73,7 +76,7 @@ def history_of(job: JobConfig, index: Index | None) -> History:
     """What encodes rows with the statistics of an index. Raises InputError where they are gone or damaged."""
     assert index is not None, "manifests of a job that looks back are made by plan_job, or go through `attach`"
     names = tuple(statistic.name for statistic in statistics_of(job))
-    return History(job, *_running(_Frozen(job, index, (folder_of(job), names, json.dumps(index)))))
+    return History(job, *_running(_Frozen(job, index, (files_of(job).folder, names, json.dumps(index)))))
 
 
 class _Frozen:
@@ -93,7 +96,7 @@ class _Frozen:
 def _running(frozen: _Frozen) -> tuple[dict[tuple[str, ...], Running], dict[str, RunningLists]]:
     """Sums by columns, lists by statistic's name; one for all epochs of a process, then the evaluation's."""
     job, index = frozen.job, frozen.index
-    files = HistoryFiles(folder_of(job), job.data.storage)
+    files = files_of(job)
     sums: dict[tuple[str, ...], dict[str | None, list[DaySums]]] = {}
     lists: dict[str, RunningLists] = {}
     days: list[int] = []
@@ -131,7 +134,7 @@ class _Days:
         self._job, self._tell = job, tell
         self._statistics = statistics_of(job)
         self._known = [(manifest, own.days()) for manifest, own in manifests]
-        self._files = HistoryFiles(folder_of(job), job.data.storage)
+        self._files = files_of(job)
         self._found: dict[str, dict[str, list[Any]]] = {}
 
     def index(self, last: datetime.date) -> Index:

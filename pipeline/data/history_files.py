@@ -60,8 +60,9 @@ def digest_of(found: DayStatistic) -> str:
 class HistoryFiles:
     """A folder of them, or a URL."""
 
-    def __init__(self, folder: str, storage: StorageConfig) -> None:
-        self.folder = folder.rstrip("/")
+    def __init__(self, folder: str, storage: StorageConfig, key: str = "data.history.folder") -> None:
+        """`key` names the setting that the folder comes from, for messages."""
+        self.folder, self._key = folder.rstrip("/"), key
         self._fs, self._root = filesystem(self.folder, storage)
         self._storage = storage
 
@@ -97,7 +98,7 @@ class HistoryFiles:
                     os.unlink(hidden)
         except OSError as error:
             raise InputError(
-                f"data.history.folder: '{self.folder}' cannot be written ({reason(error)}); name another folder"
+                f"{self._key}: '{self.folder}' cannot be written ({reason(error)}); name another folder"
             ) from error
         return digest
 

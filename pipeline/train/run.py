@@ -220,7 +220,8 @@ def _numeric(config: dict[str, Any]) -> dict[str, Any]:
     free = ("path", "prefetch_batches", "storage", "require_success", "eval", "bad")
     out["data"] = {k: v for k, v in config["data"].items() if k not in free}
     # nor where the statistics of earlier days lie: the manifest has their digests
-    out["data"]["history"] = {"from": (config["data"].get("history") or {}).get("from")}
+    begun = (config["data"].get("history") or {}).get("from") or config["data"]["train"]["from"]
+    out["data"]["history"] = {"from": begun}
     return out
 
 
