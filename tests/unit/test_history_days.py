@@ -305,6 +305,16 @@ def test_a_resume_uses_the_statistics_it_began_with(log: Path) -> None:
     assert encoded_of(job, plan_job(job, None)).tobytes() != was
 
 
+def test_a_manifest_that_is_looked_at_again_keeps_its_statistics(log: Path) -> None:
+    """As where a later version reads its columns otherwise."""
+    job = one(log, **BEFORE)
+    manifest = plan_job(job, None).training.manifest
+    was = manifest.origin[HISTORY]
+    manifest.origin["columns"] = []
+    rewrite(log, WEEK[0], flipped)
+    assert plan_job(job, manifest.to_bytes()).training.manifest.origin[HISTORY] == was
+
+
 def test_statistics_that_are_gone_are_counted_again_or_refused_by_name(log: Path) -> None:
     job = one(log, **BEFORE)
     manifest = stored(job)

@@ -76,6 +76,15 @@ def test_equals_pandas(log: Path) -> None:
     assert {len(items) for items in found[WEEK[0]]["seen"]} == {0}
 
 
+def test_lists_that_differ_in_one_setting_are_kept_apart(log: Path) -> None:
+    one = {**ITEMS, "name": "seen", "by": "user_id", "last": 2}
+    others = [{**one, "name": "clicked", "last": 50}, {**one, "name": "ordered", "column": "user_id", "table": "user"}]
+    found = lists_of(looking_back(log, [one, *others]))[WEEK[3]]
+    assert found["seen"] == [items[-2:] for items in found["clicked"]] != found["clicked"]
+    users = frames(log, WEEK[3:4]).user_id
+    assert all(set(items) <= {user} for items, user in zip(found["ordered"], users, strict=True))
+
+
 def changed_by(log: Path, day: str, changed: str) -> set[str]:
     split = "train" if day != WEEK[-1] else "eval"
     job = looking_back(log, LISTS)
