@@ -2,8 +2,8 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -41,13 +41,6 @@ class About:
     """The files that --from must hold."""
     rows: str
     """What becomes of them."""
-
-
-@dataclass
-class Told:
-    """What a data set has to say when it is done."""
-
-    lines: list[str] = field(default_factory=list)
 
 
 class Source(Protocol):
@@ -155,9 +148,3 @@ def ingest(dataset: Dataset, source: str, out: str, options: Options, rows: int 
     with log.begin(identity):
         told = files.write(log, progress)
     return Ingested(log.days, files.labels, time.perf_counter() - began, told, fresh=True)
-
-
-def batches(table: pa.Table, rows: int = 1 << 17) -> Iterator[pa.Table]:
-    """The table's rows, so many at a time."""
-    for first in range(0, table.num_rows, rows):
-        yield table.slice(first, rows)

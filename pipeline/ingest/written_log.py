@@ -11,7 +11,9 @@ Memory: for each day under way up to a row group's rows, and what Parquet's writ
 import dataclasses
 import datetime
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +22,8 @@ import pyarrow.parquet as pq
 
 from pipeline.data.log_store import LogStore
 from pipeline.data.parquet_layout import encodings, writer_options
-from pipeline.storage import reason
+from pipeline.ingest.spill import SCRATCH, scratch
+from pipeline.storage import is_local, reason
 from schemas.errors import InputError
 from schemas.events import PARTITION_KEY, RESERVED_COLUMNS, SUCCESS_MARKER
 
@@ -153,6 +156,10 @@ class WrittenLog:
         if isinstance(error, OSError) and not isinstance(error, InputError):
             raise InputError(f"{self._out}: cannot be written ({error.strerror or reason(error)}); mend it") from error
 
+    def scratch(self) -> AbstractContextManager[Path]:
+        """A folder of the disk for rows on their way: in the log's own where that is local."""
+        return scratch(self.store.root if is_local(self.store.fs) else None)
+
     def add(self, date: datetime.date, rows: pa.Table) -> None:
         """Rows of one day; they keep their order within the day."""
         if not rows.num_rows:
@@ -212,9 +219,9 @@ class WrittenLog:
         return [name.rstrip("/").rsplit("/", 1)[-1] for name in self.store.fs.ls(self.store.root, detail=False)]
 
     def _remove_days(self) -> None:
-        """Takes away the days of a log that was not finished."""
+        """Takes away the days of a log that was not finished, and what lay on its way to them."""
         for name in self._names():
-            if name.startswith(f"{PARTITION_KEY}="):
+            if name.startswith((f"{PARTITION_KEY}=", SCRATCH)):
                 self.store.fs.rm(self.store.path(name), recursive=True)
 
 
@@ -241,8 +248,3 @@ def _typed(values: Any, kind: pa.DataType) -> pa.ChunkedArray | pa.Array:
 def midnight_ms(date: datetime.date) -> int:
     """The UTC midnight a date begins with, in ms since 1970."""
     return (date - datetime.date(1970, 1, 1)).days * 86_400_000
-
-
-def names_of(fields: Iterable[pa.Field]) -> list[str]:
-    """Names of columns."""
-    return [field.name for field in fields]

@@ -1,0 +1,122 @@
+"""Census-Income: the real rows, from Parquet and from UCI's own format, through our own reader."""
+
+import datetime
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.ingest.census import COLUMNS, LABELS
+from tests.published import days_of, ingested, packaged_job, read_log, refusal, row, shared, write_census, write_text
+
+LINE = (
+    "58, Self-employed-not incorporated, 4, 34, Some college but no degree, 0, Not in universe, Divorced, "
+    "Construction, Precision production craft & repair, White, All other, Male, Not in universe, Not in universe, "
+    "Children or Armed Forces, 0, 0, 0, Head of household, South, Arkansas, Householder, Householder, 1053.55, "
+    "MSA to MSA, Same county, Same county, No, Yes, 1, Not in universe, United-States, United-States, United-States, "
+    "Native- Born in the United States, 0, Not in universe, 2, 52, 94, - 50000."
+)
+"""The second line of census-income.data."""
+RICH = LINE.replace("Divorced", "Never married").replace("Some college but no degree", "Bachelors degree(BA AB BS)")
+RICH = RICH.replace("- 50000.", "50000+.")
+
+
+def write_small(folder: Path, train: str = f"{LINE}\n{RICH}\n", test: str = f"{RICH}\n") -> Path:
+    write_text(folder / "census-income.data", train)
+    write_text(folder / "census-income.test", test)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ingested("census", shared("census_income"), tmp_path_factory.mktemp("census") / "events")
+
+
+def test_rows_rates_and_correlations_are_those_of_the_data(log: Path) -> None:
+    source = shared("census_income")
+    train, test = (read_log("census", log, [day]).to_pandas() for day in days_of(log))
+    assert (len(train), len(test)) == (199_523, 49_881)
+    for name, rate in (("income", 0.062), ("never_married", 0.433), ("college", 0.196)):
+        assert train[name].mean() == pytest.approx(rate, abs=5e-4)
+    # the MMoE paper tells .1768 and .2373
+    for found, income, college in ((train, 0.178, 0.240), (test, 0.178, 0.237)):
+        together = found[list(LABELS)].corr()
+        assert abs(together.loc["income", "never_married"]) == pytest.approx(income, abs=5e-4)
+        assert abs(together.loc["college", "never_married"]) == pytest.approx(college, abs=5e-4)
+    # and row by row: the labels that come with the data, and every column as it was
+    for found, name in ((train, "train"), (test, "validation")):
+        given = pd.read_parquet(source / f"{name}.parquet")
+        for label in LABELS:
+            np.testing.assert_array_equal(found[label], given[f"y_{label}"])
+        for column in COLUMNS:
+            if column != "income":
+                assert (found[column].to_numpy() == given[column].to_numpy()).all(), column
+
+
+def test_ids_and_times_are_unique_and_lie_in_their_day(log: Path) -> None:
+    whole = read_log("census", log).to_pandas()
+    assert whole.user_id.tolist() == list(range(249_404))
+    assert whole.event_time.is_unique
+    assert whole.event_time.dt.strftime("%Y-%m-%d").value_counts().to_dict() == {
+        "2000-01-01": 199_523,
+        "2000-01-02": 49_881,
+    }
+
+
+def test_ucis_own_files_make_the_same_log(log: Path, tmp_path: Path) -> None:
+    source = shared("census_income")
+    write_census(tmp_path / "census-income.data", pq.read_table(source / "train.parquet"))
+    write_census(tmp_path / "census-income.test", pq.read_table(source / "validation.parquet"))
+    again = ingested("census", tmp_path, tmp_path / "events")
+    assert read_log("census", again).equals(read_log("census", log))
+
+
+def test_a_line_of_uci_by_hand(tmp_path: Path) -> None:
+    log = ingested("census", write_small(tmp_path), tmp_path / "events")
+    rows = read_log("census", log)
+    first = row(rows, 0)
+    assert first["event_time"] == datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
+    assert (first["age"], first["hispanic_origin"], first["year"]) == (58, "All other", "94")
+    assert first["citizenship"] == "Native- Born in the United States"
+    assert first["instance_weight"] == pytest.approx(1053.55)
+    assert [[row(rows, n)[label] for label in LABELS] for n in range(3)] == [[0, 0, 0], [1, 1, 1], [1, 1, 1]]
+
+
+def test_compressed_files_do_as_well(tmp_path: Path) -> None:
+    write_text(tmp_path / "census-income.data.gz", f"{LINE}\n")
+    write_text(tmp_path / "census-income.test.gz", f"{RICH}\n")
+    assert read_log("census", ingested("census", tmp_path, tmp_path / "events")).num_rows == 2
+
+
+def test_the_packaged_job_reads_no_column_that_tells_a_label(tmp_path: Path) -> None:
+    job = packaged_job("census", ingested("census", write_small(tmp_path), tmp_path / "events"))
+    inputs = {feature.source for feature in job.features}
+    assert inputs & {"education", "marital_status", "income", "instance_weight", "user_id", *LABELS} == set()
+    assert inputs == set(COLUMNS) - {"education", "marital_status", "income", "instance_weight"}
+
+
+@pytest.mark.parametrize(
+    ("train", "told"),
+    [
+        (f"{LINE}\n{LINE[:-4]}", "line 2: the file ends within this line"),
+        (f"{LINE}\n{LINE[:-12]}\n", "line 2: 41 columns instead of 42"),
+        (f"{LINE}\n{LINE.replace('- 50000.', '-50K')}\n", "line 2: column 'income': '-50K' is neither"),
+        (f"{LINE}\n{LINE.replace('1053.55', 'x')}\n", "line 2: column 'instance_weight': invalid value"),
+        ("39, State-gov, 77516, Bachelors, 13, Never-married, <=50K\n", "line 1: 7 columns instead of 42"),
+        ("<!DOCTYPE html><html>\n", "is a web page"),
+        ("", "is empty"),
+    ],
+)
+def test_what_is_no_split_of_the_census_is_refused(tmp_path: Path, train: str, told: str) -> None:
+    message = refusal("census", write_small(tmp_path / "from", train=train), tmp_path / "out")
+    assert "census-income.data" in message
+    assert told in message
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    write_text(tmp_path / "from/census-income.data", f"{LINE}\n")
+    message = refusal("census", tmp_path / "from", tmp_path / "out")
+    assert "has no census-income.test or test.parquet or validation.parquet" in message
+    assert "it holds census-income.data" in message
