@@ -20,6 +20,7 @@ from schemas.errors import InputError
 BLOCK_BYTES = 16 << 20
 SHOWN = 60
 """Characters of a bad line that a message shows."""
+_BLANK = re.compile(rb"(?:^|\n)\r?\n")
 LINE_END = b"\n"
 _AGAIN = "download it again"
 _COLUMN = re.compile(r"CSV column #(\d+): ")
@@ -132,6 +133,8 @@ def parse(block: Block, names: Sequence[str], form: Format) -> Rows:
     )
     # blank lines at the end of a file mean nothing
     rows = Rows(pa.table({}), block.path, block.first, form.what, block.lines.rstrip(b"\r\n") + LINE_END)
+    if blank := _BLANK.search(rows.lines):  # to Arrow a row of nulls
+        rows.refuse(rows.lines.count(LINE_END, 0, blank.end() - 1), "an empty line")
     try:
         table = _stripped(_read(rows.lines, names, convert, threads=True))
     except pa.ArrowInvalid:

@@ -8,6 +8,7 @@
 Memory: for each day under way up to a row group's rows, and what Parquet's writer holds of a file.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -74,11 +75,15 @@ class _Day:
         self._close()
 
     def abandon(self) -> None:
-        """Leaves the file as it is; it is removed with its folder."""
-        if self._sink is not None and hasattr(self._sink, "discard"):
-            self._sink.discard()
-        elif self._sink is not None:
-            self._sink.close()
+        """Lets go of the file; it is removed with its folder. Whatever failed is told already."""
+        with contextlib.suppress(Exception):
+            if self._writer is not None:
+                self._writer.close()  # or it would be, once forgotten
+        with contextlib.suppress(Exception):
+            if self._sink is not None and not is_local(self._store.fs) and hasattr(self._sink, "discard"):
+                self._sink.discard()  # closing would finish the upload of half an object
+            elif self._sink is not None:
+                self._sink.close()
         self._writer = self._sink = None
 
     def _write(self, rows: int) -> None:
@@ -147,13 +152,21 @@ class WrittenLog:
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if kind is None:
-            self._show()
-            return
+            try:
+                self._show()
+            except BaseException as late:
+                self._give_up(late)
+                raise
+        else:
+            self._give_up(error)
+
+    def _give_up(self, error: BaseException) -> None:
+        """Leaves nothing. Raises InputError where the place was not to be written."""
         for day in self._days.values():
             day.abandon()
         self._remove_days()
         self.store.fs.rm_file(self.store.path(RECORD))
-        if isinstance(error, OSError) and not isinstance(error, InputError):
+        if isinstance(error, OSError):
             raise InputError(f"{self._out}: cannot be written ({error.strerror or reason(error)}); mend it") from error
 
     def scratch(self) -> AbstractContextManager[Path]:
@@ -188,7 +201,6 @@ class WrittenLog:
         for date in sorted(self._days):
             self._days[date].finish()
         if not self._days:
-            self.store.fs.rm_file(self.store.path(RECORD))
             raise InputError(f"{self._out}: there is no row to write; see whether the options leave any day")
         for day in self._days.values():
             for part in range(day.parts):

@@ -1,4 +1,4 @@
-"""What all ingested logs share: whole or not at all, left alone when finished, in the recommended layout; the command."""
+"""What all ingested logs share: whole or not at all, left alone when finished, the recommended layout, the command."""
 
 import json
 import subprocess
@@ -58,35 +58,36 @@ def test_days_of_others_are_refused_and_kept(tmp_path: Path) -> None:
     assert days_of(tmp_path / "events") == ["2020-01-01"]
 
 
-def test_what_a_killed_run_left_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = write(tmp_path, BY_HAND)
+@pytest.mark.parametrize(
+    ("owner", "moment"), [(written_log.LogStore, "show"), (written_log.WrittenLog, "_write_record")]
+)
+def test_what_a_killed_run_left_is_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: type, moment: str
+) -> None:
+    """Killed as the second of three files is shown; killed when all are, and the record is not."""
+    source, log = write(tmp_path, BY_HAND), tmp_path / "events"
     wanted = read_log("taobao", ingested("taobao", source, tmp_path / "wanted"))
-    log = tmp_path / "events"
-    for moment in ("show", "_write_record"):  # among its files; behind all of them but the record
-        calls = []
+    kept, calls = getattr(owner, moment), []
 
-        def die(*arguments: Any, moment: str = moment, calls: list[int] = calls, **more: Any) -> None:
-            calls.append(1)
-            if len(calls) == 2:
-                raise SystemExit(137)  # no clean-up follows: see below
-            return kept(*arguments, **more)
+    def die(*arguments: Any, **more: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise SystemExit(137)
+        return kept(*arguments, **more)
 
-        target = written_log.LogStore if moment == "show" else written_log.WrittenLog
-        kept = getattr(target, moment)
-        with monkeypatch.context() as patched:
-            patched.setattr(target, moment, die)
-            patched.setattr(written_log.WrittenLog, "_remove_days", lambda self: None)
-            with pytest.raises(SystemExit):
-                ingested("taobao", source, log)
-        (log / ".scratch-left").mkdir()
-        assert list(log.glob("dt=*/*.parquet")), "the test left something"
-        assert not json.loads((log / written_log.RECORD).read_text())["complete"]
-        ingested("taobao", source, log)
-        assert read_log("taobao", log).equals(wanted)
-        assert sorted(f.name for f in log.iterdir() if not f.name.startswith("dt=")) == [written_log.RECORD]
-        for folder in log.glob("dt=*"):
-            assert sorted(f.name for f in folder.iterdir()) == ["_SUCCESS", "part-00000.parquet"]
-        fsspec.filesystem("file").rm(str(log), recursive=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, moment, die)
+        patched.setattr(written_log.WrittenLog, "_give_up", lambda self, error: None)  # nobody tidies up
+        with pytest.raises(SystemExit):
+            ingested("taobao", source, log)
+    (log / ".scratch-left").mkdir()
+    assert list(log.glob("dt=*/*.parquet")), "the test left something"
+    assert not json.loads((log / written_log.RECORD).read_text())["complete"]
+    ingested("taobao", source, log)
+    assert read_log("taobao", log).equals(wanted)
+    assert sorted(f.name for f in log.iterdir() if not f.name.startswith("dt=")) == [written_log.RECORD]
+    for folder in log.glob("dt=*"):
+        assert sorted(f.name for f in folder.iterdir()) == ["_SUCCESS", "part-00000.parquet"]
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +102,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_layout_is_the_recommended_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [(n % 50, n, n % 7, "pv", MIDNIGHT + n % DAY) for n in range(1000)]
-    monkeypatch.setattr(written_log, "FILE_BYTES", 4000)
+    monkeypatch.setattr(written_log, "FILE_BYTES", 2000)
     log = ingested("taobao", write(tmp_path, rows), tmp_path / "events", "--row-group-rows", "100")
     files = sorted(log.glob("dt=*/*.parquet"))
     assert len(files) > 2, "files are cut by their size"
@@ -159,7 +160,8 @@ def test_blocks_meet_without_a_seam(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         (b"number,word\n1,a\n2\n", "line 3: 1 columns instead of 2, in '2'"),
         (b"number,word\n1,a\nb,c\n1\n", "line 3: column 'number': invalid value 'b', in 'b,c'"),
         (b"number,word\n1,a\n1\nb,c\n", "line 3: 1 columns instead of 2, in '1'"),
-        (b"number,word\n1,a\n\n2,b\n", "line 3: 1 columns instead of 2"),
+        (b"number,word\n1,a\n\n2,b\n", "line 3: an empty line, in ''"),
+        (b"number,word\n\n2,b\n", "line 2: an empty line"),
         (b"number,word\n1,\xff\n", "line 2: column 'word': invalid UTF8 data"),
         (b"number,word\n1,a", "line 2: the file ends within this line, '1,a'"),
         (b"word\na\n", "line 1: no column 'number' in 'word'"),
