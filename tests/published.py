@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.ingest import main
+from pipeline.batch import Batch
 from pipeline.data.files import plan
+from pipeline.data.loader import Loader
 from pipeline.data.order import Stretch
 from pipeline.data.reader import read_stretches
 from pipeline.data.source import epoch_source
@@ -71,6 +73,15 @@ def read_log(dataset: str, log: Path, days: Sequence[str] = ()) -> pa.Table:
     )
     stretches = [Stretch(group, 0, group.rows) for group in manifest.groups]
     return pa.Table.from_batches([batch for _, _, batch in read_stretches(source, stretches)])
+
+
+def batches(dataset: str, log: Path, days: Sequence[str] = ()) -> list[Batch]:
+    """What the packaged job trains on, by its own loader: every feature encoded, every label and space checked."""
+    job = packaged_job(dataset, log)
+    days = days or days_of(log)
+    span = DayRange.model_validate({"from": days[0], "to": days[-1]})
+    source = epoch_source(job, plan(job, span), 0, shuffle=True)
+    return list(Loader(job, source).batches())
 
 
 def row(table: pa.Table, number: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.ingest import aliccp
-from tests.published import days_of, ingested, packaged_job, read_log, refusal, row, write_text
+from tests.published import batches, days_of, ingested, packaged_job, read_log, refusal, row, write_text
 
 
 def features(*given: tuple[str, int, float]) -> str:
@@ -132,6 +132,10 @@ def test_every_file_is_needed(tmp_path: Path) -> None:
 
 
 def test_the_packaged_job_reads_every_field(tmp_path: Path) -> None:
-    job = packaged_job("aliccp", ingested("aliccp", write(tmp_path), tmp_path / "events"))
+    log = ingested("aliccp", write(tmp_path), tmp_path / "events")
+    job = packaged_job("aliccp", log)
     columns = {*aliccp.USER_FIELDS, *aliccp.USER_LISTS, *aliccp.ITEM_FIELDS, *aliccp.ITEM_LISTS}
     assert {feature.source for feature in job.features} == columns
+    (batch,) = batches("aliccp", log)
+    assert batch.labels_BT.sum(0).tolist() == [2, 2]
+    assert sum(stage.sum() for stage in batch.space_BT[:, 0]) == 4

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from pipeline.ingest import aliexpress
-from tests.published import days_of, ingested, packaged_job, read_log, refusal, row, write_text
+from tests.published import batches, days_of, ingested, packaged_job, read_log, refusal, row, write_text
 
 PAGES, ITEMS = 6, 40
 
@@ -133,5 +133,10 @@ def test_one_country_at_a_time_and_all_its_files(tmp_path: Path) -> None:
 
 
 def test_the_packaged_job_reads_every_feature(tmp_path: Path) -> None:
-    job = packaged_job("aliexpress", ingested("aliexpress", write_prepared(tmp_path), tmp_path / "events"))
+    log = ingested("aliexpress", write_prepared(tmp_path), tmp_path / "events")
+    job = packaged_job("aliexpress", log)
     assert {feature.source for feature in job.features} == {*aliexpress.CATEGORICAL, *aliexpress.NUMERICAL}
+    (batch,) = batches("aliexpress", log)
+    rows = read_log("aliexpress", log)
+    assert sorted(batch.dense_BF[:, 0].tolist()) == sorted(rows.column("numerical_1").to_pylist())
+    assert batch.labels_BT.sum(0).tolist() == [sum(rows.column(name).to_pylist()) for name in aliexpress.LABELS]

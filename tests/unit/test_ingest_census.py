@@ -9,7 +9,18 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.ingest.census import COLUMNS, LABELS
-from tests.published import days_of, ingested, packaged_job, read_log, refusal, row, shared, write_census, write_text
+from tests.published import (
+    batches,
+    days_of,
+    ingested,
+    packaged_job,
+    read_log,
+    refusal,
+    row,
+    shared,
+    write_census,
+    write_text,
+)
 
 LINE = (
     "58, Self-employed-not incorporated, 4, 34, Some college but no degree, 0, Not in universe, Divorced, "
@@ -91,10 +102,13 @@ def test_compressed_files_do_as_well(tmp_path: Path) -> None:
 
 
 def test_the_packaged_job_reads_no_column_that_tells_a_label(tmp_path: Path) -> None:
-    job = packaged_job("census", ingested("census", write_small(tmp_path), tmp_path / "events"))
+    log = ingested("census", write_small(tmp_path), tmp_path / "events")
+    job = packaged_job("census", log)
     inputs = {feature.source for feature in job.features}
     assert inputs & {"education", "marital_status", "income", "instance_weight", "user_id", *LABELS} == set()
     assert inputs == set(COLUMNS) - {"education", "marital_status", "income", "instance_weight"}
+    (batch,) = batches("census", log)
+    assert batch.labels_BT.sum(0).tolist() == [2, 2]
 
 
 @pytest.mark.parametrize(

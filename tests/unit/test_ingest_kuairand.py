@@ -10,7 +10,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from tests.published import days_of, ingested, packaged_job, read_log, refusal, row, shared, write_kuairand, write_text
+from tests.published import (
+    batches,
+    days_of,
+    ingested,
+    packaged_job,
+    read_log,
+    refusal,
+    row,
+    shared,
+    write_kuairand,
+    write_text,
+)
 
 USER = (
     "user_id,user_active_degree,is_lowactive_period,is_live_streamer,is_video_author,follow_user_num,"
@@ -208,3 +219,15 @@ def test_another_versions_files_are_named(tmp_path: Path) -> None:
     source = write_small(tmp_path / "from")
     shutil.move(source / "user_features_pure.csv", source / "users.csv")
     assert "has no user_features_pure.csv; it holds" in refusal("kuairand", source, tmp_path / "out")
+
+
+def test_the_packaged_job_encodes_every_row(log: Path) -> None:
+    day = ["2022-04-25"]
+    found = batches("kuairand", log, day)
+    rows = read_log("kuairand", log, day)
+    assert sum(len(batch.labels_BT) for batch in found) == rows.num_rows == 14_911
+    tasks = [task.name for task in packaged_job("kuairand", log).tasks]
+    for number, name in enumerate(tasks[:4]):
+        assert sum(batch.labels_BT[:, number].sum().item() for batch in found) == pc.sum(rows.column(name)).as_py()
+    spaces = sum(batch.space_BT[:, tasks.index("vcr")].sum().item() for batch in found)
+    assert spaces == pc.sum(pc.multiply(rows.column("click"), rows.column("has_duration"))).as_py()

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from pipeline.ingest import taobao
-from tests.published import days_of, ingested, packaged_job, read_log, refusal, row, write_text
+from tests.published import batches, days_of, ingested, packaged_job, read_log, refusal, row, write_text
 
 MIDNIGHT = 1_511_539_200
 """2017-11-25 00:00 in Beijing."""
@@ -143,3 +143,5 @@ def test_the_packaged_job_plans_the_log(tmp_path: Path) -> None:
         str(taobao.FIRST_DAY),
         str(taobao.LAST_DAY),
     )
+    (batch,) = batches("taobao", log)
+    assert batch.labels_BT.sum(0).tolist() == [1, 1, 1]
