@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.data.value_counts import hash64
-from pipeline.ingest.dataset import About, Dataset, Folder, Option, Options, Progress
+from pipeline.ingest.dataset import About, Dataset, Folder, Option, Options, Progress, whole_number
 from pipeline.ingest.lines import Format, Rows, tables
 from pipeline.ingest.sparse_features import SparseFeatures
 from pipeline.ingest.spill import Spill
@@ -209,7 +209,7 @@ ALICCP = Dataset(
             "--longest",
             f"longest list, largest values first; 0 leaves the user's four lists out (default: {LONGEST})",
             LONGEST,
-            int,
+            whole_number,
             metavar="N",
         ),
     ),

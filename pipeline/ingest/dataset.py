@@ -15,6 +15,13 @@ from schemas.errors import InputError
 Options = dict[str, Any]
 
 
+def whole_number(text: str) -> int:
+    """An option's value: 0 or more. Raises ValueError."""
+    if not text.isdecimal():
+        raise ValueError(text)
+    return int(text)
+
+
 @dataclass(frozen=True)
 class Option:
     """An option of one data set's sub-command."""

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.ingest.dataset import About, Dataset, Folder, Option, Options, Progress
+from pipeline.ingest.dataset import About, Dataset, Folder, Option, Options, Progress, whole_number
 from pipeline.ingest.history import HISTORIES, Histories, recorded_histories
 from pipeline.ingest.kuairand_features import User, Video, user_fields, video_fields
 from pipeline.ingest.lines import Format, Rows
@@ -197,7 +197,11 @@ KUAIRAND = Dataset(
         ),
         Option("--policy", "whose impressions (default: standard)", "standard", choices=("standard", "random", "all")),
         Option(
-            "--history", f"longest history a user has, latest first (default: {HISTORY})", HISTORY, int, metavar="N"
+            "--history",
+            f"longest history a user has, latest first (default: {HISTORY})",
+            HISTORY,
+            whole_number,
+            metavar="N",
         ),
     ),
 )

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.data.hashing import mix
-from pipeline.ingest.dataset import About, Dataset, Folder, Option, Options, Progress
+from pipeline.ingest.dataset import About, Dataset, Folder, Option, Options, Progress, whole_number
 from pipeline.ingest.lines import Format, Rows, tables
 from pipeline.ingest.spill import Spill
 from pipeline.ingest.written_log import WrittenLog, by_column, ids, required
@@ -28,8 +28,8 @@ I64 = npt.NDArray[np.int64]
 FIRST_DAY, LAST_DAY = datetime.date(2017, 11, 25), datetime.date(2017, 12, 3)
 DAY, BEIJING = 86_400, 8 * 3_600
 """Seconds."""
-PART_BYTES = 64 << 20
-"""Of text a part: some two million rows, a few hundred MB while they are sorted."""
+PART_BYTES = 32 << 20
+"""Of text a part: some million rows, a few hundred MB while they are sorted."""
 ROWS_AT_ONCE = 1 << 16
 HISTORY = 20
 VIEW = 0
@@ -188,7 +188,12 @@ TAOBAO = Dataset(
     Taobao,
     row_group_rows=65_536,
     options=(
-        Option("--history", f"items viewed on earlier days, latest first, at most (default: {HISTORY})", HISTORY, int,
-               metavar="N"),
+        Option(
+            "--history",
+            f"items viewed on earlier days, latest first, at most (default: {HISTORY})",
+            HISTORY,
+            whole_number,
+            metavar="N",
+        ),
     ),
-)  # fmt: skip
+)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from pipeline.ingest import taobao
+from pipeline.ingest.spill import Spill
 from tests.published import batches, days_of, ingested, packaged_job, read_log, refusal, row, write_text
 
 MIDNIGHT = 1_511_539_200
@@ -88,6 +89,8 @@ def test_any_order_of_lines_and_any_number_of_parts_make_the_same_exposures(
     )
     monkeypatch.setattr(taobao, "PART_BYTES", 10_000)
     monkeypatch.setattr(taobao, "ROWS_AT_ONCE", 100)
+    parts, part = [], Spill.part
+    monkeypatch.setattr(Spill, "part", lambda self, n: parts.append(part(self, n)) or parts[-1])
     log = ingested("taobao", write(tmp_path, lines), tmp_path / "events", "--history", "5", "--row-group-rows", "64")
     read = read_log("taobao", log).to_pandas()
     day = (read.event_time.astype("int64") // 1000 - MIDNIGHT) // DAY
@@ -99,6 +102,9 @@ def test_any_order_of_lines_and_any_number_of_parts_make_the_same_exposures(
     wanted = by_pandas(frame, history=5)
     assert found == wanted
     assert len(read) == len(wanted) > 500
+    sizes = [found.num_rows for found in parts if found is not None]
+    assert sum(sizes) == rows
+    assert max(sizes) < rows / 2, "memory is one part"
     assert (read.category_id == read.item_id % 7).all()
     assert not list((tmp_path / "events").glob(".*")), "the disk was tidied"
 
