@@ -85,11 +85,10 @@ def tables(fs: Any, path: str, form: Format) -> Iterator[Rows]:
             if form.header:
                 names = _header(path, head, form)
                 block = Block(path, 2, block.lines[len(head) + 1 :])
-                if not block.lines:
-                    continue
             else:
                 _check_width(path, head, form)
-        yield parse(block, names, form)
+        if block.lines.strip(b"\r\n"):
+            yield parse(block, names, form)
 
 
 def blocks(fs: Any, path: str, what: str) -> Iterator[Block]:

@@ -164,8 +164,9 @@ class WrittenLog:
         """Leaves nothing. Raises InputError where the place was not to be written."""
         for day in self._days.values():
             day.abandon()
-        self._remove_days()
-        self.store.fs.rm_file(self.store.path(RECORD))
+        with contextlib.suppress(OSError):  # else the next run does it
+            self._remove_days()
+            self.store.fs.rm_file(self.store.path(RECORD))
         if isinstance(error, OSError):
             raise InputError(f"{self._out}: cannot be written ({error.strerror or reason(error)}); mend it") from error
 

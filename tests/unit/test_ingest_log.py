@@ -178,6 +178,14 @@ def test_the_first_bad_line_is_named(tmp_path: Path, text: bytes, told: str) -> 
     assert told in str(caught.value)
 
 
+def test_empty_lines_at_the_end_mean_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "words.csv").write_bytes(b"number,word\n1,a\n\r\n\n\n")
+    for size in (1, 12, 16, 17, 100):  # the last block may hold nothing else
+        monkeypatch.setattr(lines, "BLOCK_BYTES", size)
+        (piece,) = tables(fsspec.filesystem("file"), str(tmp_path / "words.csv"), FORM)
+        assert piece.table.to_pydict() == {"number": [1], "word": ["a"]}
+
+
 def test_numbers_that_may_be_missing_are_nulls_and_a_mark_of_the_order_of_bytes_is_none(tmp_path: Path) -> None:
     (tmp_path / "words.csv").write_bytes(b"\xef\xbb\xbfnumber,other,word\n,x, a \n3,y,\n")
     (piece,) = tables(fsspec.filesystem("file"), str(tmp_path / "words.csv"), FORM)
