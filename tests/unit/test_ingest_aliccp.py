@@ -67,7 +67,9 @@ def test_many_parts_join_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(aliccp, "PART_BYTES", 3000)
     monkeypatch.setattr(aliccp, "ROWS_AT_ONCE", 7)
     log = ingested("aliccp", write(tmp_path, skeleton, shared), tmp_path / "events")
-    rows = read_log("aliccp", log, ["2000-01-01"]).to_pandas().sort_values("event_time")
+    written = read_log("aliccp", log, ["2000-01-01"]).to_pandas()
+    assert (np.diff(written.user_id) != 0).sum() == written.user_id.nunique() - 1, "a user's rows lie together"
+    rows = written.sort_values("event_time")
     assert rows.item_id.tolist() == list(range(900))
     assert rows.user_id.tolist() == [1000 + u for u in of]
     assert rows.user_profile.tolist() == [u % 7 for u in of]
