@@ -156,6 +156,11 @@ def test_impressions_by_hand(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert (first["click"], second["click"]) == (1, 0)
 
 
+def test_the_first_day_is_in_no_history(tmp_path: Path) -> None:
+    log = ingested("kuairand", write_small(tmp_path), tmp_path / "events", "--days", "2022-04-23", "2022-04-23")
+    assert read_log("kuairand", log).column("watch_history").to_pylist() == [[8, 7]], "not the clicked row itself"
+
+
 def test_random_exposures_are_asked_for(tmp_path: Path) -> None:
     source = write_small(tmp_path / "from")
     random = line(8, 20220423, 5, click=1).replace(",0,1\n", ",1,1\n")
