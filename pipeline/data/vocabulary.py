@@ -170,13 +170,17 @@ class Survey:
         began, rows = time.perf_counter(), 0
         counts = [tally.counts for tally in self.tallies]
         for batch in _batches(self.job, manifest):
-            for feature in self.job.valued:
-                found = self._found(feature, batch.column(feature.source))
-                for tally in self._by_feature[feature.name]:
-                    tally.add(found, feature)
+            self.add(batch)
             make_room(counts, self.memory)
             rows += batch.num_rows
             tell(Progress(rows, manifest.rows, time.perf_counter() - began))
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Counts the values of one batch."""
+        for feature in self.job.valued:
+            found = self._found(feature, batch.column(feature.source))
+            for tally in self._by_feature[feature.name]:
+                tally.add(found, feature)
 
     def lines(self) -> list[Line]:
         """What was found, features in the order of their tables, each shared table's line after its features'."""
