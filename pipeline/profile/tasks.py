@@ -124,7 +124,20 @@ class TaskSums:
             return None
         return float(self._xy_TT[a, b] / self._x_TT[a, b])
 
+    def squares(self) -> dict[str, float]:
+        """Sum of the squared labels of each regression task on its own space."""
+        assert self._shift_T is not None
+        out = {}
+        for n, task in enumerate(self._tasks):
+            shift = float(self._shift_T[n])
+            rows, total, squares = (float(part[n, n]) for part in (self._n_TT, self._x_TT, self._xx_TT))
+            if task.kind == "regression":
+                out[task.name] = squares + 2 * shift * total + rows * shift**2
+        return out
+
     def together(self) -> DayLabels:
         """All days as one."""
-        whole = [sum(getattr(day, name) for day in self.days) for name in ("known_T", "total_T", "own_T", "own_total_T")]
+        whole = [
+            sum(getattr(day, name) for day in self.days) for name in ("known_T", "total_T", "own_T", "own_total_T")
+        ]
         return DayLabels("all", sum(day.rows for day in self.days), *whole)  # type: ignore[arg-type]
