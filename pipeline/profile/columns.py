@@ -1,4 +1,4 @@
-"""One column under watch: what is missing from it, how its values are spread, and what they tell of the labels. No torch.
+"""One column under watch: what is missing, how its values are spread, and what they tell of the labels. No torch.
 
 Shapes: N rows of a batch, R slots (pipeline/profile/tally.py).
 """

@@ -62,6 +62,9 @@ class Odd:
     others: float
     z: float
     """Standard errors between the two; infinite where neither varies."""
+    number: bool = False
+    """Whether it is a mean; else a share."""
+    against: str = "the other days"
 
 
 def odd_days(what: str, days: Sequence[Day], z: float, large: Callable[[float, float, float], bool]) -> list[Odd]:

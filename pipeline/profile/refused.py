@@ -170,14 +170,14 @@ def _not_finite(column: pa.Array, name: str, missing_given: bool) -> Finding | N
 
 
 def _too_large(feature: FloatFeature | BucketFeature, column: pa.Array) -> Finding | None:
-    """Numbers that do not fit 32 bits once transformed. A transform is monotone: the ends tell whether there are any."""
+    """Numbers that do not fit 32 bits once transformed. A transform is monotone: its ends tell."""
     if isinstance(feature, BucketFeature) or (pa.types.is_float32(column.type) and feature.transform != "standardize"):
         return None
     ends = pc.min_max(column).as_py()
     low_high = [x for x in ends.values() if x is not None and np.isfinite(x)]
-    if all(abs(y) <= FLOAT32_MAX for y in _transformed(feature, np.array(low_high, np.float64))):
-        if len(low_high) == 2 or column.null_count == len(column):
-            return None
+    fits = bool((np.abs(_transformed(feature, np.array(low_high, np.float64))) <= FLOAT32_MAX).all())
+    if fits and (len(low_high) == 2 or column.null_count == len(column)):
+        return None
     x_N = column.cast(pa.float64(), safe=False).fill_null(0).to_numpy()
     y_N = np.where(np.isfinite(x_N), _transformed(feature, np.where(np.isfinite(x_N), x_N, 0)), 0)
     return _overflow(y_N, x_N, feature.source)

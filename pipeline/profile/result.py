@@ -251,12 +251,15 @@ def _drift(job: JobConfig, sums: TaskSums, columns: Sequence[Column], rules: Rul
         regression = isinstance(column, NumberColumn) and column.tally is None
         days = [Day(d.day, d.rows, d.missing, d.missing) for d in column.days]
         if not regression:
-            out += odd_days(f"missing from {column.name}", days, rules.z, absolute(rules.missing_change))
+            out += odd_days(f"share of missing {column.name}", days, rules.z, absolute(rules.missing_change))
         if isinstance(column, NumberColumn) and column.centre is not None:
             what = f"mean of {column.name}" + (" (label)" if regression else "")
             days = [Day(d.day, d.finite, d.total, d.squares) for d in column.days]
             odd = odd_days(what, days, rules.z, in_deviations(rules.mean_change))
-            out += [dataclasses.replace(o, here=o.here + column.centre, others=o.others + column.centre) for o in odd]
+            out += [
+                dataclasses.replace(o, here=o.here + column.centre, others=o.others + column.centre, number=True)
+                for o in odd
+            ]
         if isinstance(column, ValueColumn):
             out += _fresh_days(column, rules)
     return out
@@ -283,7 +286,8 @@ def _fresh_days(column: Column, rules: Rules) -> list[Odd]:
         error = math.sqrt(max(here * (1 - here), there * (1 - there)) * (1 / day.rows + 1 / before.rows))
         z = (here - there) / error if error else math.inf
         if here >= max(2 * there, there + rules.fresh_change) and z >= rules.z:
-            out.append(Odd(f"new values of {column.name} (the day before)", day.day, here, there, z))
+            what = f"share of new {column.name}"
+            out.append(Odd(what, day.day, here, there, z, against="the day before"))
     return out
 
 

@@ -1,8 +1,8 @@
 """One pass over a log, in bounded memory: everything that its profile is made of. No torch.
 
-Memory holds one batch, a tally a column, the counts of values, and some bytes a day and column. Half of what may be used
-is for the counts of values (pipeline/data/value_counts.py), half for the tallies, whose slots become fewer where there
-are many columns.
+Memory holds one batch, a tally a column, the counts of values, and some bytes a day and column. Half of what may be
+used is for the counts of values (pipeline/data/value_counts.py), half for the tallies, whose slots become fewer where
+there are many columns.
 """
 
 import dataclasses

@@ -67,16 +67,10 @@ def _how(how: str) -> str:
 
 
 def _odd(odd: Odd) -> str:
-    rate = not odd.what.startswith("mean")
-    here, others = (f"{x:.2%}" if rate else f"{x:,.4g}" for x in (odd.here, odd.others))
-    change = f", {odd.here / odd.others - 1:+.0%}" if rate and odd.others and odd.what.startswith("rate") else ""
+    here, others = (f"{x:,.4g}" if odd.number else f"{x:.2%}" for x in (odd.here, odd.others))
+    change = f", {odd.here / odd.others - 1:+.0%}" if odd.what.startswith("rate") and odd.others else ""
     z = f"z = {odd.z:+.0f}" if math.isfinite(odd.z) else "neither varies"
-    return f"{odd.day}: {odd.what} is {here} where the other days have {others}{change} ({z})".replace(
-        " (the day before) is", " are"
-    ).replace(
-        "where the other days have",
-        "where the day before had" if "new values" in odd.what else "where the other days have",
-    )
+    return f"{odd.day}: the {odd.what} is {here}, that of {odd.against} {others}{change} ({z})"
 
 
 def _findings(p: Profile) -> Section:
@@ -87,8 +81,10 @@ def _findings(p: Profile) -> Section:
 def _tasks(p: Profile) -> Section:
     head = ["task", "given", "rows", "positives", "rate", "own space", "positives there", "rate there"]
     rows = [
-        [t.name, t.given or "", f"{t.rows:,}", _count(t.positives), _share(t.rate), f"{t.own_rows:,}"]
-        + [_count(t.own_positives), _share(t.own_rate)]
+        [
+            *(t.name, t.given or "", f"{t.rows:,}", _count(t.positives), _share(t.rate)),
+            *(f"{t.own_rows:,}", _count(t.own_positives), _share(t.own_rate)),
+        ]
         for t in p.tasks
         if t.kind == "binary"
     ]
@@ -148,8 +144,11 @@ def _values(p: Profile) -> Section:
         hashed = "hash" in v.encoding
         shares = [_share(v.shared_values), _share(uniform_share(v.distinct, v.rows)), _share(v.shared_lookups)]
         rows.append(
-            [v.name, v.encoding, f"{v.lookups:,}", f"{'' if v.exact else '~'}{v.distinct:,}", _share(v.top)]
-            + [_share(v.once), f"{v.rows:,}", *(shares if hashed else [""] * 3), _share(v.unknown / max(v.lookups, 1))]
+            [
+                *(v.name, v.encoding, f"{v.lookups:,}", f"{'' if v.exact else '~'}{v.distinct:,}", _share(v.top)),
+                *(_share(v.once), f"{v.rows:,}", *(shares if hashed else [""] * 3)),
+                _share(v.unknown / max(v.lookups, 1)),
+            ]
         )
     remarks = [] if all(v.exact for v in p.values) else ["~ estimated from a sample: --memory did not hold them all"]
     return Section("Ids and strings", tables=[Table(head, rows, 2)] if rows else [], remarks=remarks)
@@ -176,13 +175,10 @@ def _missing(p: Profile) -> Section:
         head = ["list", "lists", "empty", "mean length", *(f"{share:.0%}" for share in SHARES), "longest"]
         rows = [
             [
-                x.column,
-                f"{x.lists:,}",
-                f"{x.empty:,}",
-                f"{x.mean:.2f}",
+                *(x.column, f"{x.lists:,}", f"{x.empty:,}", f"{x.mean:.2f}"),
                 *(f"{q:,}" for q in x.quantiles or [0] * len(SHARES)),
+                f"{x.longest:,}",
             ]
-            + [f"{x.longest:,}"]
             for x in p.lists
         ]
         tables.append(Table(head, rows))

@@ -75,19 +75,19 @@ class Tally:
             else:
                 np.add.at(self._sum_T[task], own_code_M, batch.value_TN[task][own_M])
 
-    def halves(self, task: int) -> tuple[Int64, Float64]:
+    def halves(self, task: int) -> tuple[Float64, Float64]:
         """Rows and sums of labels, [2, R] each, the missing last."""
-        return self._rows_T[task].reshape(2, -1), self._sum_T[task].reshape(2, -1).astype(np.float64)
+        rows, total = (part[task].reshape(2, -1).astype(np.float64) for part in (self._rows_T, self._sum_T))
+        return rows, total
 
 
-def grouped(counts_2R: npt.NDArray[np.generic], group_R: Int64, groups: int) -> Float64:
+def grouped(counts_2R: Float64, group_R: Int64, groups: int) -> Float64:
     """The counts of groups of slots, [2, groups]."""
-    return np.stack([np.bincount(group_R, half_R.astype(np.float64), groups) for half_R in counts_2R])
+    return np.stack([np.bincount(group_R, half_R, groups) for half_R in counts_2R])
 
 
-def told_auc(rows_2R: npt.NDArray[np.generic], ones_2R: Float64) -> float | None:
+def told_auc(rows_2R: Float64, ones_2R: Float64) -> float | None:
     """AUC of each half's rows under the other half's rates, averaged; None with too few of a class."""
-    rows_2R = rows_2R.astype(np.float64)
     found = []
     for learn, test in ((0, 1), (1, 0)):
         ones, zeros = ones_2R[test].sum(), (rows_2R[test] - ones_2R[test]).sum()
@@ -109,18 +109,18 @@ def auc(score_R: Float64, rows_R: Float64, ones_R: Float64) -> float:
     return float((ones_S * below_S).sum() / (ones_S.sum() * zeros_S.sum()))
 
 
-def missing_auc(rows_2R: npt.NDArray[np.generic], ones_2R: Float64) -> float | None:
+def missing_auc(rows_2R: Float64, ones_2R: Float64) -> float | None:
     """AUC of the one question whether the value is missing, in its better direction; None with too few of a class."""
-    rows_R, ones_R = rows_2R.sum(0).astype(np.float64), ones_2R.sum(0)
+    rows_R, ones_R = rows_2R.sum(0), ones_2R.sum(0)
     zeros_R = rows_R - ones_R
     if min(ones_R.sum(), zeros_R.sum()) < 2 * LEAST_OF_A_CLASS:
         return None
     return 0.5 + abs(ones_R[-1] / ones_R.sum() - zeros_R[-1] / zeros_R.sum()) / 2
 
 
-def told_share(rows_2R: npt.NDArray[np.generic], sum_2R: Float64, squares: float) -> float | None:
+def told_share(rows_2R: Float64, sum_2R: Float64, squares: float) -> float | None:
     """Share of a number's variance that the other half's means explain; `squares` is the sum of squared labels."""
-    rows_R, total = rows_2R.sum(0), rows_2R.sum()
+    total = rows_2R.sum()
     if total < 2 * LEAST_OF_A_CLASS or not rows_2R[0].any() or not rows_2R[1].any():
         return None
     mean = sum_2R.sum() / total
@@ -131,5 +131,4 @@ def told_share(rows_2R: npt.NDArray[np.generic], sum_2R: Float64, squares: float
         base = sum_2R[learn].sum() / rows_2R[learn].sum()
         guess_R = (sum_2R[learn] + SMOOTHING * base) / (rows_2R[learn] + SMOOTHING)
         left += (rows_2R[test] * guess_R**2 - 2 * guess_R * sum_2R[test]).sum()
-    del rows_R
     return float(max(0.0, 1 - left / spread))

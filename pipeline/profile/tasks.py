@@ -137,7 +137,5 @@ class TaskSums:
 
     def together(self) -> DayLabels:
         """All days as one."""
-        whole = [
-            sum(getattr(day, name) for day in self.days) for name in ("known_T", "total_T", "own_T", "own_total_T")
-        ]
-        return DayLabels("all", sum(day.rows for day in self.days), *whole)  # type: ignore[arg-type]
+        parts = ("known_T", "total_T", "own_T", "own_total_T")
+        return DayLabels("all", sum(d.rows for d in self.days), *(sum(getattr(d, p) for d in self.days) for p in parts))
