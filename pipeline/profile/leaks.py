@@ -47,7 +47,8 @@ def told(job: JobConfig, columns: Sequence[Column], squares: dict[str, float], r
         for column in columns:
             if column.tally is not None:
                 found += _told(number, task.name, task.kind == "regression", column, squares, rules)
-        found.sort(key=lambda t: -t.score)
+        best = {(t.column, t.how): t for t in sorted(found, key=lambda t: t.score)}  # of one read in two ways
+        found = sorted(best.values(), key=lambda t: -t.score)
         out += [dataclasses.replace(t, suspect=t.suspect or _why(t, found, rules)) for t in found]
     return out
 

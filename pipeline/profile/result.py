@@ -15,7 +15,7 @@ from pipeline.profile.drift import Day, Odd, Rules, absolute, in_deviations, odd
 from pipeline.profile.leaks import Told, told
 from pipeline.profile.numbers import quantile_bins, rounded
 from pipeline.profile.refused import Refused
-from pipeline.profile.scan import Scan
+from pipeline.profile.scan import NOT_USED, Scan
 from pipeline.profile.tasks import Broken, DayLabels, TaskSums
 from schemas.events import DayRange
 from schemas.job import JobConfig
@@ -177,7 +177,7 @@ def result(scan: Scan, job: JobConfig, days: DayRange, manifest: Manifest, rules
     regression = [
         dataclasses.replace(line, name=targets[line.name], outside=outside[targets[line.name]])
         for c in columns
-        if isinstance(c, NumberColumn) and c.tally is None and (line := _spread(c)) is not None
+        if isinstance(c, NumberColumn) and _is_target(c) and (line := _spread(c)) is not None
     ]
     lost = [str(piece) for piece in left_out(manifest)] + scan.lost
     return Profile(
@@ -197,8 +197,8 @@ def result(scan: Scan, job: JobConfig, days: DayRange, manifest: Manifest, rules
         conditional=sums.conditional(),
         funnel=sums.broken,
         values=_values(scan),
-        fresh=[_fresh(c) for c in columns if isinstance(c, ValueColumn) and len(c.days) > 1],
-        missing=[_missing(c) for c in columns if c.kind != "number" or c.tally is not None],
+        fresh=[_fresh(c) for c in columns if isinstance(c, ValueColumn) and len(c.days) > 1 and c.used_by != NOT_USED],
+        missing=[_missing(c) for c in {c.name: c for c in columns if not _is_target(c)}.values()],
         lists=[_lists(c) for c in columns if isinstance(c, ListColumn) and c.tally is not None],
         numbers=[line for line in spread if line is not None],
         regression=regression,
@@ -206,6 +206,11 @@ def result(scan: Scan, job: JobConfig, days: DayRange, manifest: Manifest, rules
         refused=scan.refusals.found,
         rules=rules,
     )
+
+
+def _is_target(column: Column) -> bool:
+    """Whether it is a regression label on its own space, looked at as a number."""
+    return isinstance(column, NumberColumn) and column.tally is None
 
 
 def _tasks(job: JobConfig, sums: TaskSums) -> list[TaskLine]:
@@ -248,12 +253,13 @@ def _drift(job: JobConfig, sums: TaskSums, columns: Sequence[Column], rules: Rul
             days = [Day(d.day, d.own_T[n], d.own_total_T[n], d.own_total_T[n]) for d in sums.days]
             out += odd_days(what, days, rules.z, relative(rules.label_change))
     for column in columns:
-        regression = isinstance(column, NumberColumn) and column.tally is None
         days = [Day(d.day, d.rows, d.missing, d.missing) for d in column.days]
-        if not regression:
+        if not _is_target(column):
             out += odd_days(f"share of missing {column.name}", days, rules.z, absolute(rules.missing_change))
+        if column.used_by == NOT_USED:
+            continue  # an hour or a serial number of the log's drifts by nature
         if isinstance(column, NumberColumn) and column.centre is not None:
-            what = f"mean of {column.name}" + (" (label)" if regression else "")
+            what = f"mean of {column.name}" + (" (label)" if _is_target(column) else "")
             days = [Day(d.day, d.finite, d.total, d.squares) for d in column.days]
             odd = odd_days(what, days, rules.z, in_deviations(rules.mean_change))
             out += [

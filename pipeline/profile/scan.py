@@ -111,15 +111,15 @@ class Scan:
         with open_parquet(source.fs, path) as file:
             schema = file.schema_arrow
         read = set(source.columns)
-        more = {field.name: kind for field in schema if field.name not in read and (kind := kind_of(field.type))}
-        more = {name: kind for name, kind in more.items() if name != PARTITION_KEY and schema.names.count(name) == 1}
-        for name, kind in more.items():
-            if (name, kind) not in self.columns:
-                if not any(column.used_by == NOT_USED for column in self.columns.values()):
-                    self.bits = self._slot_bits(len(self._parts) + len(more))  # of those that come now
-                self._watch(name, kind, NOT_USED)
-        texts = source.texts + [name for name, kind in more.items() if kind == "string"]
-        return dataclasses.replace(source, columns=source.columns + list(more), texts=texts)
+        names = [name for name in schema.names if name not in read and schema.names.count(name) == 1]
+        more = {name: kinds_of(schema.field(name).type) for name in names if name != PARTITION_KEY}
+        new = [(name, kind) for name, kinds in more.items() for kind in kinds if (name, kind) not in self.columns]
+        self.bits = min(self.bits, self._slot_bits(len(self.columns) + len(new)))  # of those that come now
+        for name, kind in new:
+            self._watch(name, kind, NOT_USED)
+        columns = source.columns + [name for name, kinds in more.items() if kinds]
+        texts = source.texts + [name for name, kinds in more.items() if "string" in kinds]
+        return dataclasses.replace(source, columns=columns, texts=texts)
 
     def add(self, group: RowGroup, first: int, batch: pa.RecordBatch) -> None:
         """Adds rows of a row group from `first` on."""
@@ -137,7 +137,7 @@ class Scan:
                 task = next(i for i, t in enumerate(self.job.tasks) if t.source == name)
                 values = batch.column(name).filter(pa.array(targets.own_TN[task]))
                 column.add(values, half, day)
-            elif column.used_by != NOT_USED or kind_of(batch.schema.field(name).type) == kind:
+            elif column.used_by != NOT_USED or kind in kinds_of(batch.schema.field(name).type):
                 column.add(batch.column(name), half, day)
         if self.survey is not None:
             self.survey.add(batch)
@@ -168,12 +168,14 @@ def columns_of(job: JobConfig) -> dict[tuple[str, str], str]:
     return {key: ", ".join(dict.fromkeys(names)) for key, names in who.items()}
 
 
-def kind_of(kind: pa.DataType) -> str:
+def kinds_of(kind: pa.DataType) -> tuple[str, ...]:
     """How a column that the job does not read is looked at; empty for one that is not."""
-    if pt.is_boolean(kind) or pt.is_integer(kind):
-        return "id"
+    if pt.is_integer(kind):
+        return "id", "number"
+    if pt.is_boolean(kind):
+        return ("id",)
     if pt.is_floating(kind):
-        return "number"
+        return ("number",)
     if pt.is_string(kind) or pt.is_large_string(kind):
-        return "string"
-    return "list" if pt.is_list(kind) or pt.is_large_list(kind) else ""
+        return ("string",)
+    return ("list",) if pt.is_list(kind) or pt.is_large_list(kind) else ()

@@ -109,13 +109,10 @@ def _days(p: Profile) -> Section:
     ]
     tables = [Table(head, rows)]
     if p.fresh:
-        days = list(dict.fromkeys(day for line in p.fresh for day in line.shares))
-        caption = "values that no earlier day had, share of the look-ups"
-        tables.append(
-            Table(
-                ["new on", *days], [[f.column, *(_share(f.shares.get(d)) for d in days)] for f in p.fresh], 1, caption
-            )
-        )
+        days = sorted({day for line in p.fresh for day in line.shares})
+        caption = "values that no earlier day had, as a share of the rows"
+        cells = [[day, *(_share(line.shares.get(day)) for line in p.fresh)] for day in days]
+        tables.append(Table(["new on", *(line.column for line in p.fresh)], cells, 1, caption))
     note = "the rate of each task on its own space; the mean of a regression task"
     return Section("Days", note, tables=tables)
 
