@@ -1,0 +1,272 @@
+"""Leak suspects and odd days: what is planted is named, the AUC is as sklearn has it, and nothing else is named."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from pipeline.data.declared_truth import TruthSpec
+from pipeline.data.generated_log import LogSpec, generate_log
+from pipeline.data.hashing import mix
+from pipeline.profile.drift import Day, odd_days, relative
+from pipeline.profile.result import Profile
+from pipeline.profile.tables import warnings
+from pipeline.profile.tally import SMOOTHING
+from schemas.load import load_job, parse_job
+from tests.logs import DAYS, small_config, small_job, small_table, write_log
+from tests.unit.test_profile import ROWS, frame, profile
+
+ROOT = Path(__file__).parents[2]
+KUAIRAND = ROOT.parent / "shared" / "data" / "kuairand_pure" / "log_20220425_20220506.parquet"
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("leaks") / "log"
+    write_log(path, DAYS, ROWS, row_group_rows=[400, 0, 77], files_per_day=2)
+    return path
+
+
+@pytest.fixture(scope="module")
+def found(log: Path) -> Profile:
+    return profile(small_job(log))
+
+
+# what a column tells
+
+
+def test_the_auc_of_a_column_is_that_of_rates_learnt_on_the_other_half(log: Path, found: Profile) -> None:
+    df = frame(log)
+    half = mix(np.arange(len(df), dtype=np.uint64)) >> np.uint64(63)
+    for task, column in (("click", "item_id"), ("cart", "city"), ("click", "age")):
+        own = df if task == "click" else df[df.click == 1]
+        side, values = half[own.index], own[column]
+        if column == "age":  # 256 groups of near-equal rows: a year of age is one, or a few are
+            assert own.age.nunique() < 256
+        expected = []
+        for learn, test in ((0, 1), (1, 0)):
+            known, asked = own[side == learn], own[side == test]
+            base = known[task].mean()
+            table = known.groupby(column)[task].agg(["sum", "count"])
+            score = (table["sum"] + SMOOTHING * base) / (table["count"] + SMOOTHING)
+            expected.append(roc_auc_score(asked[task], asked[column].map(score).fillna(base)))
+        (told,) = [t for t in found.told if t.task == task and t.column == column]
+        assert told.score == pytest.approx(np.mean(expected), rel=1e-12), (task, column)
+        assert len(values)
+
+
+def leaky(tmp_path: Path, name: str, values: Any, kind: str | None = None, days: Any = DAYS[:2]) -> Profile:
+    """Of a log with one more column, which a feature reads, or nobody."""
+    write_log(tmp_path / "log", days, ROWS, row_group_rows=500, **{name: values})
+    config = small_config(tmp_path / "log", "unused", days)
+    if kind == "float":
+        config["features"].append({"name": name, "kind": "float", "missing": 0.0})
+    elif kind is not None:
+        config["features"].append({"name": name, "kind": kind, "hash": True})
+        config["tables"][name] = {"rows": 50, "dim": 8}
+    return profile(parse_job(config, "leaky"), unused=kind is None)
+
+
+def label(task: str, day: str = DAYS[0]) -> np.ndarray:
+    return small_table(ROWS, 0, day)[task].to_numpy().astype(float)
+
+
+def daily(make: Any) -> Any:
+    """A column made anew for each day from its labels: write_log asks once a day, in order."""
+    days = iter(DAYS)
+    return lambda old: make(next(days))
+
+
+def suspects(found: Profile) -> set[tuple[str, str, str]]:
+    return {(t.task, t.column, t.how) for t in found.suspects}
+
+
+def noisy(day: str, task: str = "order") -> pa.Array:
+    random = np.random.default_rng(3)
+    return pa.array(label(task, day) + random.normal(0, 0.2, ROWS))
+
+
+def coded(day: str) -> pa.Array:
+    random = np.random.default_rng(4)
+    return pa.array(random.integers(0, 500, ROWS) * 2 + label("fav", day).astype(np.int64))
+
+
+def serial(day: str) -> pa.Array:
+    """A number of its own for each order, 0 where there is none."""
+    random = np.random.default_rng([4, int(day[-2:])])
+    return pa.array(np.where(label("order", day) == 1, random.integers(1, 2**62, ROWS), 0))
+
+
+def test_a_number_that_nearly_equals_a_label_is_named(tmp_path: Path) -> None:
+    whole = leaky(tmp_path, "price", daily(noisy), days=DAYS[:2])
+    assert suspects(whole) == {("order", "price", "value")}
+    assert [w for w in warnings(whole) if w.startswith("'price' may leak 'order': reaches an AUC of 0.99")]
+
+
+def test_an_id_that_encodes_a_label_is_named(tmp_path: Path) -> None:
+    assert suspects(leaky(tmp_path, "user_id", daily(coded))) == {("fav", "user_id", "value")}
+
+
+def test_an_id_of_each_positive_row_alone_is_named(tmp_path: Path) -> None:
+    assert suspects(leaky(tmp_path, "session", daily(serial))) == {("order", "session", "value")}
+
+
+def gaps(day: str) -> pa.Array:
+    """Null where there is no fav, and on some rows beside."""
+    random = np.random.default_rng(6)
+    return pa.array(random.normal(0, 1, ROWS), mask=(label("fav", day) == 0) | (random.random(ROWS) < 0.01))
+
+
+def test_a_gap_that_tells_a_label_is_named_in_a_column_nobody_reads(tmp_path: Path) -> None:
+    random = np.random.default_rng(6)
+    write_log(tmp_path / "log", DAYS[:2], ROWS, price=None)
+    for path, day in zip(sorted((tmp_path / "log").glob("*/*.parquet")), DAYS, strict=False):
+        table = pq.read_table(path)
+        table = table.append_column("price", pa.array(random.lognormal(3, 1, ROWS).astype(np.float32)))
+        pq.write_table(table.append_column("reviewed", gaps(day)), path, write_page_checksum=True)
+    job = small_job(tmp_path / "log", days=DAYS[:2])
+    assert profile(job).suspects == [], "a column that nobody reads is not read"
+    whole = profile(job, unused=True)
+    # what is missing where there was no click is never a fav
+    assert ("fav", "reviewed", "missing") in suspects(whole)
+    assert {column for _, column, _ in suspects(whole)} == {"reviewed"}
+    assert [w for w in warnings(whole) if w.startswith("'reviewed' may leak 'fav': its being missing or not reaches")]
+
+
+def test_a_weak_gap_is_named_where_the_label_is_never_one(tmp_path: Path) -> None:
+    def some(day: str) -> pa.Array:
+        random = np.random.default_rng(8)
+        return pa.array(random.normal(0, 1, ROWS), mask=(label("click", day) == 0) & (random.random(ROWS) < 0.3))
+
+    write_log(tmp_path / "log", DAYS[:2], ROWS, age=daily(some))
+    job = small_job(tmp_path / "log", changes={"features.age.missing": 0.0}, days=DAYS[:2])
+    whole = profile(job)
+    assert suspects(whole) == {("click", "age", "missing")}
+    assert "the label is never 1" in warnings(whole)[0]
+
+
+def test_a_list_whose_length_tells_a_label_is_named(tmp_path: Path) -> None:
+    def lists(day: str) -> pa.Array:
+        random = np.random.default_rng(9)
+        lengths = random.integers(0, 3, ROWS) + 3 * label("click", day).astype(np.int64)
+        return pa.array([[1] * n for n in lengths.tolist()], pa.list_(pa.int64()))
+
+    assert suspects(leaky(tmp_path, "recent", daily(lists))) == {("click", "recent", "length")}
+
+
+def test_a_column_far_ahead_of_all_others_is_named(tmp_path: Path) -> None:
+    def ahead(day: str) -> pa.Array:
+        random = np.random.default_rng(10)
+        return pa.array(label("fav", day) + random.normal(0, 0.6, ROWS))
+
+    whole = leaky(tmp_path, "age", daily(ahead))
+    assert suspects(whole) == {("fav", "age", "value")}
+    assert ", the next best column 0." in warnings(whole)[0]
+
+
+def test_ids_that_never_come_again_tell_nothing(found: Profile) -> None:
+    for told in found.told:
+        if told.column == "session":
+            assert told.score == pytest.approx(0.5, abs=0.02)
+
+
+# drift
+
+
+def rates(days: list[str], shares: list[float], rows: int = 1000) -> list[Day]:
+    return [Day(day, rows, rows * share, rows * share) for day, share in zip(days, shares, strict=True)]
+
+
+def test_the_odd_day_alone_is_named() -> None:
+    names = ["a", "b", "c", "d"]
+    assert [o.day for o in odd_days("x", rates(names, [0.2, 0.4, 0.2, 0.21]), 5, relative(0.25))] == ["b"]
+    assert [o.day for o in odd_days("x", rates(names[:3], [0.2, 0.4, 0.2]), 5, relative(0.25))] == ["b"]
+    assert [o.day for o in odd_days("x", rates(names[:2], [0.2, 0.4]), 5, relative(0.25))] == ["b"]
+    assert odd_days("x", rates(names, [0.2, 0.24, 0.2, 0.2], 10**6), 5, relative(0.25)) == [], "significant, and small"
+    assert odd_days("x", rates(names, [0.2, 0.4, 0.2, 0.2], 20), 5, relative(0.25)) == [], "large, and chance"
+    (odd,) = odd_days("x", rates(names, [0.1, 0.1, 0.1, 0.2]), 5, relative(0.25))
+    pooled = 0.125
+    assert odd.z == pytest.approx(0.1 / math.sqrt(pooled * (1 - pooled) * (1 / 1000 + 1 / 3000)))
+    assert [o.day for o in odd_days("x", rates(names, [0, 0, 1, 0]), 5, relative(0.25))] == ["c"]
+
+
+def test_planted_drift_is_named_by_day(tmp_path: Path) -> None:
+    random = np.random.default_rng(2)
+
+    def on(day: str, change: Any) -> Any:
+        return daily_with_old(lambda old, now: change(old) if now == day else old)
+
+    def daily_with_old(make: Any) -> Any:
+        days = iter(DAYS)
+        return lambda old: make(old, next(days))
+
+    def kept(column: pa.Array) -> pa.Array:
+        """Half of the favs."""
+        return pa.array(column.to_numpy() * (random.random(ROWS) < 0.5).astype(np.int8))
+
+    write_log(
+        tmp_path / "log",
+        DAYS,
+        ROWS,
+        fav=on(DAYS[1], kept),
+        age=on(DAYS[2], lambda c: pa.array(c.to_numpy() + 30)),
+        price=on(DAYS[0], lambda c: pa.array(c.to_numpy(), mask=random.random(ROWS) < 0.2)),
+        user_id=on(DAYS[2], lambda c: pa.array(c.to_numpy() + 1000 * (random.random(ROWS) < 0.5))),
+    )
+    changes = {"features.price.missing": 0.0, "features.price_bucket.missing": 0.0}
+    whole = profile(small_job(tmp_path / "log", changes=changes))
+    named = {(o.what, o.day) for o in whole.drift}
+    assert named == {
+        ("rate of fav given click", DAYS[1]),
+        ("mean of age", DAYS[2]),
+        ("share of missing price", DAYS[0]),
+        ("share of new user_id", DAYS[2]),
+    }
+    told = "\n".join(warnings(whole))
+    assert f"{DAYS[1]}: the rate of fav given click is " in told
+    assert f"{DAYS[2]}: the mean of age is " in told
+    fresh = next(line for line in whole.fresh if line.column == "user_id")
+    assert fresh.shares[DAYS[1]] == pytest.approx(0, abs=1e-9)
+    assert fresh.shares[DAYS[2]] == pytest.approx(0.5, abs=0.05)
+
+
+# real and generated logs
+
+
+def test_the_generated_log_names_nothing(tmp_path: Path) -> None:
+    generate_log(str(tmp_path / "events"), LogSpec(TruthSpec(users=2000, items=500), days=5, rows_per_day=20_000))
+    job = load_job(ROOT / "jobs/configs/generated.yaml", [f"data.path={tmp_path / 'events'}"])
+    whole = profile(job)
+    assert (whole.rows, len(whole.days)) == (100_000, 5)
+    assert warnings(whole) == []
+
+
+def test_what_is_known_of_a_real_log_is_named(tmp_path: Path) -> None:
+    """KuaiRand-Pure: likes come without a click, and the play time is the click's own consequence."""
+    if not KUAIRAND.exists():
+        pytest.skip(f"no {KUAIRAND}")
+    table = pq.read_table(KUAIRAND)
+    table = table.append_column("event_time", table["time_ms"].cast(pa.timestamp("ms")))
+    days = ["2022-04-25", "2022-04-26", "2022-04-27"]
+    for day in days:
+        folder = tmp_path / "log" / f"dt={day}"
+        folder.mkdir(parents=True)
+        of_day = table.filter(pc.equal(table["date"], int(day.replace("-", ""))))
+        pq.write_table(of_day.drop_columns(["date"]), folder / "part-0.parquet", write_page_checksum=True)
+        (folder / "_SUCCESS").touch()
+    config = small_config(tmp_path / "log", "unused", days)
+    config["tables"] = {name: {"rows": 1000, "dim": 8} for name in ("user_id", "video_id")}
+    config["features"] = [{"name": name, "kind": "id", "hash": True} for name in ("user_id", "video_id")]
+    config["tasks"] = [{"name": "is_click"}, {"name": "is_like", "given": "is_click"}]
+    whole = profile(parse_job(config, "real"), unused=True)
+    first = table.filter(pc.is_in(table["date"], pa.array([int(day.replace("-", "")) for day in days])))
+    click, like = (first[name].to_numpy() for name in ("is_click", "is_like"))
+    assert whole.funnel[0].rows == ((like == 1) & (click == 0)).sum() > 0
+    assert whole.correlation[0][1] == pytest.approx(np.corrcoef(click, like)[0, 1], rel=1e-12)
+    assert {(t.task, t.column) for t in whole.suspects} == {("is_click", "play_time_ms")}
