@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipeline.profile.result import Profile
+from pipeline.profile.lines import Profile
 from pipeline.profile.tables import Section, sections
 from pipeline.report.page import Page
 from pipeline.report.plots import drawing

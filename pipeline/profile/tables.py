@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pipeline.data.value_counts import uniform_share
 from pipeline.profile.drift import Odd
-from pipeline.profile.result import SHARES, TOP, ColumnLine, NumberLine, Profile
+from pipeline.profile.lines import SHARES, TOP, ColumnLine, NumberLine, Profile
 
 TOLD = 5
 """Columns a task whose AUC is shown."""

@@ -20,7 +20,8 @@ from pipeline.data.files import plan
 from pipeline.data.flags import Flags
 from pipeline.profile import numbers
 from pipeline.profile.drift import Rules
-from pipeline.profile.result import SHARES, Profile, result
+from pipeline.profile.lines import SHARES, Profile
+from pipeline.profile.result import result
 from pipeline.profile.scan import Scan
 from pipeline.profile.tables import sections, text, warnings
 from schemas.errors import InputError

@@ -15,7 +15,7 @@ from pipeline.data.declared_truth import TruthSpec
 from pipeline.data.generated_log import LogSpec, generate_log
 from pipeline.data.hashing import mix
 from pipeline.profile.drift import Day, odd_days, relative
-from pipeline.profile.result import Profile
+from pipeline.profile.lines import Profile
 from pipeline.profile.tables import warnings
 from pipeline.profile.tally import SMOOTHING
 from schemas.load import load_job, parse_job
