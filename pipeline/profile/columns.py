@@ -19,10 +19,10 @@ Int64 = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 LENGTHS = 4096
 """Lists of this length and more are one length to a tally and to quantiles."""
-SEEN = 1 << 22
-"""Bits that remember which values have been seen on earlier days."""
+SEEN_BITS = 4
+"""2^4 places a slot remember which values have been seen, on earlier days and today."""
 FULL = 0.5
-"""Share of them in use beyond which nothing is said of new values."""
+"""Share of the places in use beyond which nothing is said of new values."""
 
 
 @dataclasses.dataclass
@@ -40,7 +40,7 @@ class DayColumn:
     """Values that have not been seen on an earlier day, each as often as it comes."""
     fresh_known: bool = True
     earlier: float = 0.0
-    """Share of the bits in use at the day's begin: so many new values look like old ones."""
+    """Share of the places in use at the day's begin: so many new values look like old ones."""
 
 
 class Column:
@@ -147,28 +147,34 @@ class ValueColumn(Column):
     def __init__(self, name: str, used_by: str, tally: Tally, bits: int) -> None:
         super().__init__(name, used_by, tally)
         self._bits = bits
-        self._earlier, self._today = np.zeros(SEEN, np.bool_), np.zeros(SEEN, np.bool_)
+        self._places = 1 << (bits + SEEN_BITS)
+        self._earlier, self._today = np.zeros(self._places, np.bool_), np.zeros(self._places, np.bool_)
+
+    @staticmethod
+    def nbytes(bits: int) -> int:
+        """Memory beside the tally."""
+        return 2 << (bits + SEEN_BITS)
 
     def _begin_day(self, day: str) -> None:
         super()._begin_day(day)
         self._earlier |= self._today
         self._today[:] = False
-        used = float(np.count_nonzero(self._earlier)) / SEEN
+        used = float(np.count_nonzero(self._earlier)) / self._places
         self.days[-1].earlier, self.days[-1].fresh_known = used, used < FULL
 
     def _add(self, column: pa.Array, halves: Halves) -> None:
         hash_N, missing_N = self._hashes(column)
         today = self.days[-1]
-        bit_N = hash_N & (SEEN - 1)
+        place_N = hash_N & (self._places - 1)
         slot_N = hash_N >> (63 - self._bits)
         if missing_N is not None:
             today.missing += int(np.count_nonzero(missing_N))
-            bit_N = bit_N[~missing_N]
+            place_N = place_N[~missing_N]
             assert self.tally is not None
             slot_N[missing_N] = self.tally.missing
         if today.fresh_known:
-            today.fresh += len(bit_N) - int(np.count_nonzero(self._earlier[bit_N]))
-            self._today[bit_N] = True
+            today.fresh += len(place_N) - int(np.count_nonzero(self._earlier[place_N]))
+            self._today[place_N] = True
         assert self.tally is not None
         self.tally.add(slot_N, halves)
 

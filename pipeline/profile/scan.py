@@ -28,6 +28,7 @@ from pipeline.profile.refused import Refusals
 from pipeline.profile.tally import Tally, halves
 from pipeline.profile.targets import TargetReader
 from pipeline.profile.tasks import TaskSums
+from schemas.errors import InputError
 from schemas.events import PARTITION_KEY
 from schemas.features import IdFeature, IdListFeature, StringFeature
 from schemas.job import JobConfig
@@ -58,8 +59,8 @@ class Scan:
 
     def _slot_bits(self, columns: int) -> int:
         tasks = len(self.job.tasks)
-        fits = [b for b in range(LEAST_BITS, BITS + 1) if columns * Tally.nbytes(tasks, 1 << b) <= self._memory // 2]
-        return max(fits, default=LEAST_BITS)
+        each = {b: Tally.nbytes(tasks, 1 << b) + ValueColumn.nbytes(b) for b in range(LEAST_BITS, BITS + 1)}
+        return max((b for b, size in each.items() if columns * size <= self._memory // 2), default=LEAST_BITS)
 
     def _watch(self, name: str, kind: str, used_by: str) -> None:
         job, bits = self.job, self.bits
@@ -82,7 +83,8 @@ class Scan:
     def run(self, manifest: Manifest, tell: Callable[[Progress], None], unused: bool = False) -> None:
         """One pass over the rows of the manifest; `unused` takes in what the job does not read.
 
-        Raises InputError for a file that vanished or cannot be decoded, unless data.bad.corrupt leaves it out.
+        Raises InputError for a file that vanished or cannot be decoded, unless data.bad.corrupt leaves it out, and
+        where nothing is left.
         """
         began = time.perf_counter()
         source = epoch_source(self.job, manifest, 0, shuffle=False)
@@ -91,6 +93,8 @@ class Scan:
             self.add(group, first, batch)
             self.rows += batch.num_rows
             tell(Progress(self.rows + self.lost_rows, manifest.rows, time.perf_counter() - began))
+        if not self.rows:
+            raise InputError(f"{self.job.data.path}: no row of these days could be read; the first: {self.lost[0]}")
 
     def _batches(
         self, source: Source, manifest: Manifest, unused: bool

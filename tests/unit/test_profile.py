@@ -3,6 +3,8 @@
 import itertools
 import json
 import math
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,9 @@ from schemas.job import JobConfig
 from schemas.load import parse_job
 from tests.logs import DAYS, put, set_key, small_config, small_job, write_config, write_log
 
+ROOT = Path(__file__).parents[2]
 ROWS = 1500
-MEMORY = 256 << 20
+MEMORY = 1 << 30
 TASKS = ("click", "cart", "fav", "order")
 
 
@@ -275,6 +278,13 @@ def test_a_lost_row_group_is_told_under_quarantine_and_ends_the_job_without(tmp_
     whole = profile(small_job(tmp_path / "log", changes=policy, days=DAYS[:1]))
     assert (whole.rows, whole.lost_rows) == (300, 100)
     assert [w for w in warnings(whole) if w.startswith("100 rows could not be read") and "row group 2" in w]
+    write_log(tmp_path / "all", DAYS[:1], 400, row_group_rows=400)
+    (path,) = (tmp_path / "all").glob("*/*.parquet")
+    raw = bytearray(path.read_bytes())
+    raw[100:300] = bytes(200)
+    path.write_bytes(raw)
+    with pytest.raises(InputError, match=r"no row of these days could be read; the first: .*row group 0: cannot be"):
+        profile(small_job(tmp_path / "all", changes=policy, days=DAYS[:1]))
 
 
 # numbers
@@ -384,6 +394,22 @@ def test_what_makes_no_sense_is_refused(
     with pytest.raises(InputError) as caught:
         command.main([str(config), *arguments])
     assert said in str(caught.value)
+
+
+def test_a_job_without_ids_has_a_profile(log: Path) -> None:
+    config = small_config(log, "unused")
+    config["features"] = [f for f in config["features"] if f["kind"] in ("bucket", "float")]
+    config["tables"] = {"price_bucket": config["tables"]["price_bucket"]}
+    whole = profile(parse_job(config, "numbers"))
+    assert (whole.values, whole.lists, len(whole.numbers)) == ([], [], 2)
+    assert "IDS AND STRINGS" not in text(sections(whole))
+
+
+def test_a_mistake_ends_with_exit_code_2_and_one_message(config: Path) -> None:
+    arguments = [sys.executable, "-m", "jobs.profile", str(config), "data.path=nowhere"]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: data.path: no such path 'nowhere'")
 
 
 def test_structural_errors_are_the_usual_ones(tmp_path: Path) -> None:
