@@ -174,6 +174,8 @@ def columns_of(job: JobConfig) -> dict[tuple[str, str], str]:
 
 def kinds_of(kind: pa.DataType) -> tuple[str, ...]:
     """How a column that the job does not read is looked at; empty for one that is not."""
+    if pt.is_dictionary(kind):
+        return ("string",) if kinds_of(kind.value_type) == ("string",) else ()
     if pt.is_integer(kind):
         return "id", "number"
     if pt.is_boolean(kind):

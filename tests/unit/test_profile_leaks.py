@@ -1,6 +1,7 @@
 """Leak suspects and odd days: what is planted is named, the AUC is as sklearn has it, and nothing else is named."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipeline.profile.lines import Profile
 from pipeline.profile.tables import warnings
 from pipeline.profile.tally import SMOOTHING
 from schemas.load import load_job, parse_job
-from tests.logs import DAYS, small_config, small_job, small_table, write_log
+from tests.logs import DAYS, override, small_config, small_job, small_table, write_log, write_parquet
 from tests.unit.test_profile import ROWS, frame, profile
 
 ROOT = Path(__file__).parents[2]
@@ -61,26 +62,22 @@ def test_the_auc_of_a_column_is_that_of_rates_learnt_on_the_other_half(log: Path
         assert len(values)
 
 
-def leaky(tmp_path: Path, name: str, values: Any, kind: str | None = None, days: Any = DAYS[:2]) -> Profile:
-    """Of a log with one more column, which a feature reads, or nobody."""
-    write_log(tmp_path / "log", days, ROWS, row_group_rows=500, **{name: values})
-    config = small_config(tmp_path / "log", "unused", days)
-    if kind == "float":
-        config["features"].append({"name": name, "kind": "float", "missing": 0.0})
-    elif kind is not None:
-        config["features"].append({"name": name, "kind": kind, "hash": True})
-        config["tables"][name] = {"rows": 50, "dim": 8}
-    return profile(parse_job(config, "leaky"), unused=kind is None)
+def plant(root: Path, name: str, make: Callable[[str], pa.Array]) -> Path:
+    """A log of two days with one more column, or another in its place: `make` of the day."""
+    for path, day in zip(write_log(root, DAYS[:2], ROWS), DAYS[:2], strict=True):
+        with pq.ParquetFile(path) as file:
+            table = override(file.read(), {name: make(day)})
+        write_parquet(path, table, row_group_rows=500)
+    return root
+
+
+def leaky(tmp_path: Path, name: str, make: Callable[[str], pa.Array], unused: bool = False) -> Profile:
+    """Of such a log."""
+    return profile(small_job(plant(tmp_path / name, name, make), days=DAYS[:2]), unused=unused)
 
 
 def label(task: str, day: str = DAYS[0]) -> np.ndarray:
     return small_table(ROWS, 0, day)[task].to_numpy().astype(float)
-
-
-def daily(make: Any) -> Any:
-    """A column made anew for each day from its labels: write_log asks once a day, in order."""
-    days = iter(DAYS)
-    return lambda old: make(next(days))
 
 
 def suspects(found: Profile) -> set[tuple[str, str, str]]:
@@ -104,17 +101,17 @@ def serial(day: str) -> pa.Array:
 
 
 def test_a_number_that_nearly_equals_a_label_is_named(tmp_path: Path) -> None:
-    whole = leaky(tmp_path, "price", daily(noisy), days=DAYS[:2])
+    whole = leaky(tmp_path, "price", noisy)
     assert suspects(whole) == {("order", "price", "value")}
     assert [w for w in warnings(whole) if w.startswith("'price' may leak 'order': reaches an AUC of 0.99")]
 
 
 def test_an_id_that_encodes_a_label_is_named(tmp_path: Path) -> None:
-    assert suspects(leaky(tmp_path, "user_id", daily(coded))) == {("fav", "user_id", "value")}
+    assert suspects(leaky(tmp_path, "user_id", coded)) == {("fav", "user_id", "value")}
 
 
 def test_an_id_of_each_positive_row_alone_is_named(tmp_path: Path) -> None:
-    assert suspects(leaky(tmp_path, "session", daily(serial))) == {("order", "session", "value")}
+    assert suspects(leaky(tmp_path, "session", serial)) == {("order", "session", "value")}
 
 
 def gaps(day: str) -> pa.Array:
@@ -124,13 +121,7 @@ def gaps(day: str) -> pa.Array:
 
 
 def test_a_gap_that_tells_a_label_is_named_in_a_column_nobody_reads(tmp_path: Path) -> None:
-    random = np.random.default_rng(6)
-    write_log(tmp_path / "log", DAYS[:2], ROWS, price=None)
-    for path, day in zip(sorted((tmp_path / "log").glob("*/*.parquet")), DAYS, strict=False):
-        table = pq.read_table(path)
-        table = table.append_column("price", pa.array(random.lognormal(3, 1, ROWS).astype(np.float32)))
-        pq.write_table(table.append_column("reviewed", gaps(day)), path, write_page_checksum=True)
-    job = small_job(tmp_path / "log", days=DAYS[:2])
+    job = small_job(plant(tmp_path / "log", "reviewed", gaps), days=DAYS[:2])
     assert profile(job).suspects == [], "a column that nobody reads is not read"
     whole = profile(job, unused=True)
     # what is missing where there was no click is never a fav
@@ -139,13 +130,26 @@ def test_a_gap_that_tells_a_label_is_named_in_a_column_nobody_reads(tmp_path: Pa
     assert [w for w in warnings(whole) if w.startswith("'reviewed' may leak 'fav': its being missing or not reaches")]
 
 
+def test_columns_nobody_reads_are_looked_at_whatever_their_type(tmp_path: Path) -> None:
+    def words(day: str) -> pa.Array:
+        return pa.array(np.where(label("cart", day) == 1, "yes", "no").tolist()).dictionary_encode()
+
+    whole = leaky(tmp_path, "kept", words, unused=True)
+    assert suspects(whole) == {("cart", "kept", "value")}
+    flag = leaky(tmp_path, "flag", lambda day: pa.array(label("cart", day) == 1), unused=True)
+    assert suspects(flag) == {("cart", "flag", "value")}
+    whole_number = leaky(tmp_path, "score", lambda day: pa.array((label("cart", day) * 1e6).astype(int)), unused=True)
+    assert suspects(whole_number) == {("cart", "score", "value")}
+    time = leaky(tmp_path, "at", lambda day: pa.array(label("cart", day).astype("datetime64[ms]")), unused=True)
+    assert "at" not in {t.column for t in time.told}, "of a type that is no feature's"
+
+
 def test_a_weak_gap_is_named_where_the_label_is_never_one(tmp_path: Path) -> None:
     def some(day: str) -> pa.Array:
         random = np.random.default_rng(8)
         return pa.array(random.normal(0, 1, ROWS), mask=(label("click", day) == 0) & (random.random(ROWS) < 0.3))
 
-    write_log(tmp_path / "log", DAYS[:2], ROWS, age=daily(some))
-    job = small_job(tmp_path / "log", changes={"features.age.missing": 0.0}, days=DAYS[:2])
+    job = small_job(plant(tmp_path / "log", "age", some), changes={"features.age.missing": 0.0}, days=DAYS[:2])
     whole = profile(job)
     assert suspects(whole) == {("click", "age", "missing")}
     assert "the label is never 1" in warnings(whole)[0]
@@ -157,7 +161,7 @@ def test_a_list_whose_length_tells_a_label_is_named(tmp_path: Path) -> None:
         lengths = random.integers(0, 3, ROWS) + 3 * label("click", day).astype(np.int64)
         return pa.array([[1] * n for n in lengths.tolist()], pa.list_(pa.int64()))
 
-    assert suspects(leaky(tmp_path, "recent", daily(lists))) == {("click", "recent", "length")}
+    assert suspects(leaky(tmp_path, "recent", lists)) == {("click", "recent", "length")}
 
 
 def test_a_column_far_ahead_of_all_others_is_named(tmp_path: Path) -> None:
@@ -165,7 +169,7 @@ def test_a_column_far_ahead_of_all_others_is_named(tmp_path: Path) -> None:
         random = np.random.default_rng(10)
         return pa.array(label("fav", day) + random.normal(0, 0.6, ROWS))
 
-    whole = leaky(tmp_path, "age", daily(ahead))
+    whole = leaky(tmp_path, "age", ahead)
     assert suspects(whole) == {("fav", "age", "value")}
     assert ", the next best column 0." in warnings(whole)[0]
 
@@ -200,11 +204,8 @@ def test_planted_drift_is_named_by_day(tmp_path: Path) -> None:
     random = np.random.default_rng(2)
 
     def on(day: str, change: Any) -> Any:
-        return daily_with_old(lambda old, now: change(old) if now == day else old)
-
-    def daily_with_old(make: Any) -> Any:
-        days = iter(DAYS)
-        return lambda old: make(old, next(days))
+        days = iter(DAYS)  # write_log asks once a day, in order
+        return lambda old: change(old) if next(days) == day else old
 
     def kept(column: pa.Array) -> pa.Array:
         """Half of the favs."""
