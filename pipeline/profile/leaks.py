@@ -20,7 +20,9 @@ from pipeline.profile.tally import grouped, missing_auc, told_auc, told_share
 from schemas.job import JobConfig
 
 GROUPS = 256
-"""Quantile groups that a number's bins are put into."""
+"""At most so many quantile groups of near-equal rows are a number's bins put into."""
+ROWS_A_GROUP = 20
+"""At least, where the rows are few."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +64,9 @@ def _told(
     missing = rows_2R[:, -1].sum() > 0
     if isinstance(column, NumberColumn):
         count_R = rows_2R.sum(0)
-        group_R = np.append(quantile_groups(count_R[:-1], GROUPS), GROUPS)
-        rows_2R, sum_2R = (grouped(part, group_R, GROUPS + 1) for part in (rows_2R, sum_2R))
+        groups = int(np.clip(count_R.sum() // ROWS_A_GROUP, 2, GROUPS))
+        group_R = np.append(quantile_groups(count_R[:-1], groups), groups)
+        rows_2R, sum_2R = (grouped(part, group_R, groups + 1) for part in (rows_2R, sum_2R))
     if regression:
         share = told_share(rows_2R, sum_2R, squares[task])
         return [] if share is None else [Told(task, column.name, column.used_by, how, share, True)]

@@ -21,6 +21,8 @@ Int64 = npt.NDArray[np.int64]
 Float64 = npt.NDArray[np.float64]
 SMOOTHING = 10.0
 """Rows of the average rate that are added to a slot's own."""
+SMOOTHING_OF_MEANS = 1.0
+"""The same for the means of a regression label, which are estimates and not only an order."""
 LEAST_OF_A_CLASS = 25
 """Rows of each class that a half needs for its AUC to be told."""
 
@@ -129,6 +131,6 @@ def told_share(rows_2R: Float64, sum_2R: Float64, squares: float) -> float | Non
         return None
     for learn, test in ((0, 1), (1, 0)):
         base = sum_2R[learn].sum() / rows_2R[learn].sum()
-        guess_R = (sum_2R[learn] + SMOOTHING * base) / (rows_2R[learn] + SMOOTHING)
+        guess_R = (sum_2R[learn] + SMOOTHING_OF_MEANS * base) / (rows_2R[learn] + SMOOTHING_OF_MEANS)
         left += (rows_2R[test] * guess_R**2 - 2 * guess_R * sum_2R[test]).sum()
     return float(max(0.0, 1 - left / spread))

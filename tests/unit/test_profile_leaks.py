@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import r2_score, roc_auc_score
 
 from pipeline.data.declared_truth import TruthSpec
 from pipeline.data.generated_log import LogSpec, generate_log
@@ -18,7 +18,7 @@ from pipeline.data.hashing import mix
 from pipeline.profile.drift import Day, odd_days, relative
 from pipeline.profile.lines import Profile
 from pipeline.profile.tables import warnings
-from pipeline.profile.tally import SMOOTHING
+from pipeline.profile.tally import SMOOTHING, SMOOTHING_OF_MEANS
 from schemas.load import load_job, parse_job
 from tests.logs import DAYS, override, small_config, small_job, small_table, write_log, write_parquet
 from tests.unit.test_profile import ROWS, frame, profile
@@ -172,6 +172,30 @@ def test_a_column_far_ahead_of_all_others_is_named(tmp_path: Path) -> None:
     whole = leaky(tmp_path, "age", ahead)
     assert suspects(whole) == {("fav", "age", "value")}
     assert ", the next best column 0." in warnings(whole)[0]
+
+
+def test_the_share_of_a_number_that_a_column_explains(tmp_path: Path) -> None:
+    random = np.random.default_rng(12)
+    item_N = random.integers(0, 40, ROWS)
+    watch_N = 1000 + 5.0 * np.sin(item_N) + random.normal(0, 2, ROWS)
+    columns = {"watch": pa.array(watch_N), "item_id": pa.array(item_N), "age": pa.array(watch_N * 2 + 7)}
+    write_log(tmp_path / "log", DAYS[:1], ROWS, **columns)
+    config = small_config(tmp_path / "log", "unused", DAYS[:1])
+    config["tasks"] = [{"name": "click"}, {"name": "watch", "kind": "regression", "given": "click"}]
+    whole = profile(parse_job(config, "watch"))
+    assert suspects(whole) == {("watch", "age", "value")}
+    assert warnings(whole)[0].startswith("'age' may leak 'watch': explains 9")
+    df = frame(tmp_path / "log")
+    own = df[df.click == 1]
+    side = (mix(np.arange(len(df), dtype=np.uint64)) >> np.uint64(63))[own.index]
+    guess = np.zeros(len(own))
+    for half in (0, 1):
+        known = own[side != half]
+        table = known.groupby("item_id").watch.agg(["sum", "count"])
+        mean = (table["sum"] + SMOOTHING_OF_MEANS * known.watch.mean()) / (table["count"] + SMOOTHING_OF_MEANS)
+        guess[side == half] = own[side == half].item_id.map(mean).fillna(known.watch.mean())
+    (told,) = [t for t in whole.told if t.task == "watch" and t.column == "item_id"]
+    assert told.score == pytest.approx(r2_score(own.watch, guess), rel=1e-6)
 
 
 def test_ids_that_never_come_again_tell_nothing(found: Profile) -> None:
