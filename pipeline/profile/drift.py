@@ -8,6 +8,7 @@ neighbours odd.
 
 import dataclasses
 import math
+import statistics
 from collections.abc import Callable, Sequence
 
 
@@ -17,6 +18,8 @@ class Rules:
 
     z: float = 5.0
     """Standard errors between a day and the others."""
+    row_times: float = 2.0
+    """A day's rows over the median of the other days', or the other way round."""
     label_change: float = 0.25
     """Relative change of a label's rate or mean."""
     mean_change: float = 0.3
@@ -61,7 +64,7 @@ class Odd:
     here: float
     others: float
     z: float
-    """Standard errors between the two; infinite where neither varies."""
+    """Standard errors between the two; infinite where neither varies, NaN of a number of rows."""
     number: bool = False
     """Whether it is a mean; else a share."""
     against: str = "the other days"
@@ -82,6 +85,16 @@ def odd_days(what: str, days: Sequence[Day], z: float, large: Callable[[float, f
         found.append(tested[place][0])
         del left[place]
     return sorted(found, key=lambda odd: odd.day)
+
+
+def odd_sizes(rows: dict[str, int], times: float) -> list[Odd]:
+    """Of three days and more, those with `times` the rows of the other days' median, or one in so many."""
+    out = []
+    for day, here in rows.items() if len(rows) > 2 else ():
+        others = statistics.median(n for other, n in rows.items() if other != day)
+        if here >= times * others or here * times <= others:
+            out.append(Odd("number of rows", day, here, others, math.nan, True))
+    return out
 
 
 def _against(what: str, day: Day, others: Sequence[Day]) -> tuple[Odd, float]:

@@ -10,7 +10,7 @@ from pipeline.data.manifest import Manifest
 from pipeline.data.quarantine import left_out
 from pipeline.data.vocabulary_file import COUNT
 from pipeline.profile.columns import Column, DayColumn, ListColumn, NumberColumn, ValueColumn
-from pipeline.profile.drift import Day, Odd, Rules, absolute, in_deviations, odd_days, relative
+from pipeline.profile.drift import Day, Odd, Rules, absolute, in_deviations, odd_days, odd_sizes, relative
 from pipeline.profile.leaks import told
 from pipeline.profile.lines import (
     BUCKETS,
@@ -110,7 +110,7 @@ def _day(job: JobConfig, day: DayLabels) -> DayLine:
 
 
 def _drift(job: JobConfig, sums: TaskSums, columns: Sequence[Column], rules: Rules) -> list[Odd]:
-    out = []
+    out = odd_sizes({day.day: day.rows for day in sums.days}, rules.row_times)
     for n, task in enumerate(job.tasks):
         if task.kind == "binary":
             what = f"rate of {task.name}" + (f" given {task.given}" if task.given else "")

@@ -69,6 +69,8 @@ def _how(how: str) -> str:
 def _odd(odd: Odd) -> str:
     here, others = (f"{x:,.4g}" if odd.number else f"{x:.2%}" for x in (odd.here, odd.others))
     change = f", {odd.here / odd.others - 1:+.0%}" if odd.what.startswith("rate") and odd.others else ""
+    if math.isnan(odd.z):
+        return f"{odd.day}: the {odd.what} is {odd.here:,.0f}, the median of {odd.against} {odd.others:,.0f}"
     z = f"z = {odd.z:+.0f}" if math.isfinite(odd.z) else "neither varies"
     return f"{odd.day}: the {odd.what} is {here}, that of {odd.against} {others}{change} ({z})"
 

@@ -1,6 +1,7 @@
 """A log's profile against pandas and the training encoder; the job as a person runs it."""
 
 import itertools
+import json
 import math
 import tracemalloc
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipeline.data.files import plan
 from pipeline.profile import numbers
 from pipeline.profile.drift import Rules
 from pipeline.profile.lines import SHARES, Profile
+from pipeline.profile.page import page
 from pipeline.profile.result import result
 from pipeline.profile.scan import Scan
 from pipeline.profile.tables import sections, text, warnings
@@ -166,6 +168,13 @@ def forest(log: Path) -> dict[str, Any]:
     return config
 
 
+def alone(log: Path) -> dict[str, Any]:
+    """Of one number, on every exposure."""
+    config = forest(log)
+    config["tasks"] = [{"name": "watch", "kind": "regression"}]
+    return config
+
+
 def test_forests_indicators_and_numbers(tmp_path: Path) -> None:
     random = np.random.default_rng(5)
     seen, watch = random.random(ROWS) < 0.6, random.gamma(2.0, 3.0, ROWS) + 1000
@@ -197,6 +206,9 @@ def test_forests_indicators_and_numbers(tmp_path: Path) -> None:
     assert (line.rows, line.mean, line.deviation) == (len(x), pytest.approx(x.mean()), pytest.approx(x.std(ddof=0)))
     assert line.outside == ((df.click == 0) & df.watch.notna()).sum()
     np.testing.assert_allclose(line.quantiles, np.quantile(x, SHARES, method="lower"), atol=0.2)
+    for jobs_profile in (whole, profile(parse_job(alone(tmp_path / "log"), "alone"))):
+        assert "</html>" in page(jobs_profile).html()
+        json.dumps(jobs_profile.to_json(), allow_nan=False)
     assert len([r for r in whole.refused if r.column == "watch"]) == 1, "the NaN where it is trained"
     assert sum(r.rows for r in whole.refused) == ((df.click == 1) & df.watch.isna()).sum()
 

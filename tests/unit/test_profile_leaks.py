@@ -1,9 +1,7 @@
 """Leak suspects and odd days: what is planted is named, the AUC is as sklearn has it, and nothing else is named."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +13,6 @@ from sklearn.metrics import r2_score, roc_auc_score
 from pipeline.data.declared_truth import TruthSpec
 from pipeline.data.generated_log import LogSpec, generate_log
 from pipeline.data.hashing import mix
-from pipeline.profile.drift import Day, odd_days, relative
 from pipeline.profile.lines import Profile
 from pipeline.profile.tables import warnings
 from pipeline.profile.tally import SMOOTHING, SMOOTHING_OF_MEANS
@@ -155,6 +152,18 @@ def test_a_weak_gap_is_named_where_the_label_is_never_one(tmp_path: Path) -> Non
     assert "the label is never 1" in warnings(whole)[0]
 
 
+def test_a_gap_where_the_label_is_always_one_is_named(tmp_path: Path) -> None:
+    def some(day: str) -> pa.Array:
+        random = np.random.default_rng(8)
+        there = (label("click", day) == 1) & (random.random(ROWS) < 0.3)
+        return pa.array(np.where(there, None, "Oslo").tolist(), pa.string())
+
+    job = small_job(plant(tmp_path / "log", "city", some), changes={"features.city.missing": "unknown"}, days=DAYS[:2])
+    whole = profile(job)
+    assert suspects(whole) == {("click", "city", "missing")}
+    assert "the label is always 1" in warnings(whole)[0]
+
+
 def test_a_list_whose_length_tells_a_label_is_named(tmp_path: Path) -> None:
     def lists(day: str) -> pa.Array:
         random = np.random.default_rng(9)
@@ -202,63 +211,6 @@ def test_ids_that_never_come_again_tell_nothing(found: Profile) -> None:
     for told in found.told:
         if told.column == "session":
             assert told.score == pytest.approx(0.5, abs=0.02)
-
-
-# drift
-
-
-def rates(days: list[str], shares: list[float], rows: int = 1000) -> list[Day]:
-    return [Day(day, rows, rows * share, rows * share) for day, share in zip(days, shares, strict=True)]
-
-
-def test_the_odd_day_alone_is_named() -> None:
-    names = ["a", "b", "c", "d"]
-    assert [o.day for o in odd_days("x", rates(names, [0.2, 0.4, 0.2, 0.21]), 5, relative(0.25))] == ["b"]
-    assert [o.day for o in odd_days("x", rates(names[:3], [0.2, 0.4, 0.2]), 5, relative(0.25))] == ["b"]
-    assert [o.day for o in odd_days("x", rates(names[:2], [0.2, 0.4]), 5, relative(0.25))] == ["b"]
-    assert odd_days("x", rates(names, [0.2, 0.24, 0.2, 0.2], 10**6), 5, relative(0.25)) == [], "significant, and small"
-    assert odd_days("x", rates(names, [0.2, 0.4, 0.2, 0.2], 20), 5, relative(0.25)) == [], "large, and chance"
-    (odd,) = odd_days("x", rates(names, [0.1, 0.1, 0.1, 0.2]), 5, relative(0.25))
-    pooled = 0.125
-    assert odd.z == pytest.approx(0.1 / math.sqrt(pooled * (1 - pooled) * (1 / 1000 + 1 / 3000)))
-    assert [o.day for o in odd_days("x", rates(names, [0, 0, 1, 0]), 5, relative(0.25))] == ["c"]
-
-
-def test_planted_drift_is_named_by_day(tmp_path: Path) -> None:
-    random = np.random.default_rng(2)
-
-    def on(day: str, change: Any) -> Any:
-        days = iter(DAYS)  # write_log asks once a day, in order
-        return lambda old: change(old) if next(days) == day else old
-
-    def kept(column: pa.Array) -> pa.Array:
-        """Half of the favs."""
-        return pa.array(column.to_numpy() * (random.random(ROWS) < 0.5).astype(np.int8))
-
-    write_log(
-        tmp_path / "log",
-        DAYS,
-        ROWS,
-        fav=on(DAYS[1], kept),
-        age=on(DAYS[2], lambda c: pa.array(c.to_numpy() + 30)),
-        price=on(DAYS[0], lambda c: pa.array(c.to_numpy(), mask=random.random(ROWS) < 0.2)),
-        user_id=on(DAYS[2], lambda c: pa.array(c.to_numpy() + 1000 * (random.random(ROWS) < 0.5))),
-    )
-    changes = {"features.price.missing": 0.0, "features.price_bucket.missing": 0.0}
-    whole = profile(small_job(tmp_path / "log", changes=changes))
-    named = {(o.what, o.day) for o in whole.drift}
-    assert named == {
-        ("rate of fav given click", DAYS[1]),
-        ("mean of age", DAYS[2]),
-        ("share of missing price", DAYS[0]),
-        ("share of new user_id", DAYS[2]),
-    }
-    told = "\n".join(warnings(whole))
-    assert f"{DAYS[1]}: the rate of fav given click is " in told
-    assert f"{DAYS[2]}: the mean of age is " in told
-    fresh = next(line for line in whole.fresh if line.column == "user_id")
-    assert fresh.shares[DAYS[1]] == pytest.approx(0, abs=1e-9)
-    assert fresh.shares[DAYS[2]] == pytest.approx(0.5, abs=0.05)
 
 
 # real and generated logs
