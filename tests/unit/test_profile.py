@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.data.files import plan
+from pipeline.data.manifest import RowGroup
 from pipeline.profile import numbers
 from pipeline.profile.drift import Rules
 from pipeline.profile.lines import SHARES, Profile
@@ -23,7 +24,7 @@ from pipeline.profile.scan import Scan
 from pipeline.profile.tables import sections, text, warnings
 from schemas.job import JobConfig
 from schemas.load import parse_job
-from tests.logs import DAYS, put, set_key, small_config, small_job, write_log
+from tests.logs import DAYS, override, put, set_key, small_config, small_job, small_table, write_log
 
 ROOT = Path(__file__).parents[2]
 ROWS = 1500
@@ -153,6 +154,17 @@ def test_broken_funnels_are_counted_and_the_first_is_named(log: Path, tmp_path: 
     place = f"dt={DAYS[0]}/part-00000.parquet, row group {rows[0] // 100}, row {rows[0] % 100}"
     assert counted["cart"].first == place
     assert [w for w in warnings(whole) if "'cart' without a 'click'" in w and place in w]
+
+
+def test_rows_are_named_by_their_place_in_the_row_group(tmp_path: Path) -> None:
+    scan = Scan(small_job(tmp_path), 64 << 20)
+    table = small_table(100)
+    click = table["click"].to_pylist().index(0)
+    columns = {"cart": lambda c: put(c, click, 1), "age": lambda c: put(c, 3, None)}
+    batch = override(table, columns).combine_chunks().to_batches()[0]
+    scan.add(RowGroup(f"log/dt={DAYS[0]}/a.parquet", 2, 70_000, 500), 65_536, batch)
+    assert scan.sums.broken[0].first == f"dt={DAYS[0]}/a.parquet, row group 2, row {65_536 + click}"
+    assert scan.refusals.found[0].first.startswith(f"dt={DAYS[0]}/a.parquet, row group 2, row {65_536 + 3}: ")
 
 
 def forest(log: Path) -> dict[str, Any]:
