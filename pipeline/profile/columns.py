@@ -181,11 +181,11 @@ class ValueColumn(Column):
     def _hashes(self, column: pa.Array) -> tuple[Int64, Mask | None]:
         """63 bits of each value's hash, and which are missing."""
         missing_N = None
+        if not pa.types.is_int64(column.type):
+            column = column.cast(pa.int64(), safe=False)
         if column.null_count:
             missing_N = column.is_null().to_numpy(zero_copy_only=False)
             column = column.fill_null(0)
-        if not pa.types.is_int64(column.type):
-            column = column.cast(pa.int64(), safe=False)
         return (mix(column.to_numpy().view(np.uint64)) >> np.uint64(1)).view(np.int64), missing_N
 
 

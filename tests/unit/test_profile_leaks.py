@@ -135,6 +135,8 @@ def test_columns_nobody_reads_are_looked_at_whatever_their_type(tmp_path: Path) 
     assert suspects(whole) == {("cart", "kept", "value")}
     flag = leaky(tmp_path, "flag", lambda day: pa.array(label("cart", day) == 1), unused=True)
     assert suspects(flag) == {("cart", "flag", "value")}
+    mark = leaky(tmp_path, "mark", lambda day: pa.array([True] * ROWS, mask=label("cart", day) == 0), unused=True)
+    assert ("cart", "mark", "missing") in suspects(mark)
     whole_number = leaky(tmp_path, "score", lambda day: pa.array((label("cart", day) * 1e6).astype(int)), unused=True)
     assert suspects(whole_number) == {("cart", "score", "value")}
     time = leaky(tmp_path, "at", lambda day: pa.array(label("cart", day).astype("datetime64[ms]")), unused=True)
