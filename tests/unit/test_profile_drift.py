@@ -25,6 +25,10 @@ def test_the_odd_day_alone_is_named() -> None:
     assert [o.day for o in odd_days("x", rates(names[:2], [0.2, 0.4]), 5, relative(0.25))] == ["b"]
     assert odd_days("x", rates(names, [0.2, 0.24, 0.2, 0.2], 10**6), 5, relative(0.25)) == [], "significant, and small"
     assert odd_days("x", rates(names, [0.2, 0.4, 0.2, 0.2], 20), 5, relative(0.25)) == [], "large, and chance"
+    assert [o.day for o in odd_days("x", rates([*names, "e"], [0.2, 0.4, 0.2, 0.5, 0.2]), 5, relative(0.25))] == [
+        "b",
+        "d",
+    ]
     (odd,) = odd_days("x", rates(names, [0.1, 0.1, 0.1, 0.2]), 5, relative(0.25))
     pooled = 0.125
     assert odd.z == pytest.approx(0.1 / math.sqrt(pooled * (1 - pooled) * (1 / 1000 + 1 / 3000)))

@@ -176,10 +176,18 @@ def test_a_list_whose_length_tells_a_label_is_named(tmp_path: Path) -> None:
 
 
 def test_a_column_far_ahead_of_all_others_is_named(tmp_path: Path) -> None:
-    def ahead(day: str) -> pa.Array:
-        random = np.random.default_rng(10)
+    def ahead(day: str, seed: int = 10) -> pa.Array:
+        random = np.random.default_rng(seed)
         return pa.array(label("fav", day) + random.normal(0, 0.6, ROWS))
 
+    root = plant(tmp_path / "both", "age", ahead)
+    for path, day in zip(sorted(root.glob("*/*.parquet")), DAYS, strict=False):
+        with pq.ParquetFile(path) as file:
+            table = override(file.read(), {"price": lambda c, day=day: ahead(day, 11)})
+        write_parquet(path, table, row_group_rows=500)
+    both = profile(small_job(root, days=DAYS[:2]))
+    assert min(t.score for t in both.told if t.task == "fav" and t.column in ("age", "price")) > 0.8
+    assert both.suspects == [], "two that are alike"
     whole = leaky(tmp_path, "age", ahead)
     assert suspects(whole) == {("fav", "age", "value")}
     assert ", the next best column 0." in warnings(whole)[0]

@@ -60,7 +60,16 @@ def test_what_training_refuses_is_counted_and_the_run_goes_on(tmp_path: Path) ->
             flagged += (-1 - rows.row_id_N[rows.row_id_N < 0]).tolist()
     assert sorted(flagged) == [3, 5, 6, 7, 8, 9, 11, 12, 13, 14, 40, 41], "as training leaves them out"
     refused = {(r.column, r.feature): r for r in whole.refused}
-    assert refused["click", "click"].rows + refused["fav", "fav"].rows >= 2
+    of_labels = [(r.column, r.rows, r.first.split(": ", 1)[1]) for r in whole.refused if r.kind == "labels"]
+    assert of_labels == [
+        ("click", 1, "holds a null"),
+        ("click", 1, "holds 2, no label"),
+        ("fav", 1, "holds -1, no label"),
+    ]
+    of_weights = [r.first for r in whole.refused if r.column == "history_weight"]
+    assert [
+        any(why in first for first in of_weights) for why in ("below 0", "no finite weight", "weights for the")
+    ] == [True] * 3
     columns = {r.column for r in whole.refused}
     assert columns == {"click", "fav", "price", "age", "item_id", "city", "history", "history_weight"}
     assert "dt=2026-01-01/part-00000.parquet, row group 0, row 7: holds a null" in refused["age", "age"].first
