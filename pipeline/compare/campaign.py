@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.compare.comparison import Comparison
+from pipeline.compare.page import comparison_page
 from pipeline.compare.processes import STOPPED, Failure, Processes
 from pipeline.compare.results import write_results
 from pipeline.compare.runs import Run, runs_of
@@ -55,7 +56,8 @@ def _report(c: Comparison, out: Path) -> None:
         return
     ordered = Comparison(**{**c.__dict__, "records": _ordered(c)})
     written = write_results(ordered.table, out)
-    _say(f"\n{terminal_report(ordered)}\n\nresults  {'  '.join(map(str, written))}")
+    comparison_page(ordered).write(out / "report.html")
+    _say(f"\n{terminal_report(ordered)}\n\nreport   {out / 'report.html'}\nresults  {'  '.join(map(str, written))}")
 
 
 def _ordered(c: Comparison) -> dict[tuple[str, int], Any]:
