@@ -61,7 +61,7 @@ def _verdicts(page: Page, c: Comparison) -> None:
         verdict = c.verdict(side)
         tone = "bad" if verdict.paid else "good" if verdict.gained else ""
         unseen = detectable_words(c, side)
-        seen = f" A gain of this size would have been seen: {unseen}." if unseen else ""
+        seen = f" A difference of this size would have been seen: {unseen}." if unseen else ""
         page.text(f"{side}: {verdict.words}.{seen}", tone)
     for measures, what in _families(c.main):
         page.figure(
@@ -186,8 +186,8 @@ def _rules(page: Page, c: Comparison) -> None:
     )
     page.text(
         "Gained and paid are said where the p-value after Holm's correction is below 0.05: the chance of any false "
-        "word among all tasks and sides of a table stays below 5 %. No difference seen does not mean that there is none: "
-        "detectable is the least true gain that would have been told from none in four comparisons of five."
+        "word among all tasks and sides of a table stays below 5 %. No difference seen does not mean that there is "
+        "none: detectable is the least true gain that would have been told from none in four comparisons of five."
     )
 
 

@@ -8,7 +8,6 @@ import re
 from typing import Any, get_args
 
 from schemas.errors import InputError
-from schemas.identity import numeric
 from schemas.job import JobConfig
 from schemas.load import load_tree, parse_job, set_key
 from schemas.model import ModelConfig
@@ -73,7 +72,7 @@ def jobs_of(tree: dict[str, Any], source: str, sides: dict[str, Settings], size:
     for name, job in found.items():
         if job.data.eval is None:
             raise InputError(f"side '{name}': data.eval: nothing to compare on; give the days to evaluate on")
-        same = seen.setdefault(str(numeric(job.model_dump(mode="json", by_alias=True))), name)
+        same = seen.setdefault(job.model_dump_json(by_alias=True), name)
         if same != name:
             raise InputError(f"sides '{same}' and '{name}' are the same job; change one, or leave it out")
     return found
