@@ -146,7 +146,7 @@ class Processes:
         if code == STOPPED or (self.stopped_by and code == -signal.SIGTERM):  # before it could take the signal
             self._say(f"{head}: stopped; the same command goes on from there")
             return Failure(run, "stopped before its end")
-        why = _complaint(child.tail()) or f"ended with exit code {code}"
+        why = _complaint(child.tail(), code)
         self._say(f"{head}: FAILED: {why}\n  its log: {run.log}")
         return Failure(run, why)
 
@@ -167,10 +167,14 @@ class Processes:
             child.process.send_signal(signal.SIGTERM)
 
 
-def _complaint(text: str) -> str:
-    """What a failed run says: its last error's first lines."""
-    _, found, said = text.rpartition("\nerror: ") if "\nerror: " in text else text.rpartition("error: ")
-    return "\n".join(said.strip().splitlines()[:5]) if found else (text.strip().splitlines() or [""])[-1]
+def _complaint(text: str, code: int) -> str:
+    """Why a run failed: the first lines of its last error, or how it ended."""
+    begins = [found.end() for found in re.finditer(r"^error: ", text, re.MULTILINE)]
+    if begins:
+        return "\n".join(text[begins[-1] :].strip().splitlines()[:5])
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name}"
+    return f"ended with exit code {code}"
 
 
 def _die_with(parent: int) -> None:
