@@ -49,9 +49,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def arguments_of(argv: list[str]) -> argparse.Namespace:
-    """The checked command line; settings may stand anywhere, after a list of words too."""
+    """The checked command line; the job and its settings may stand anywhere, behind a list of words too."""
     settings = [word for word in argv if "=" in word and not word.startswith("-")]
-    out = parser().parse_intermixed_args([word for word in argv if word not in settings])
+    words = [word for word in argv if word not in settings]
+    jobs = [i for i, word in enumerate(words) if word.endswith((".yaml", ".yml")) and words[i - 1 : i] != ["--sides"]]
+    if jobs:
+        words = [words[jobs[0]], *words[: jobs[0]], *words[jobs[0] + 1 :]]
+    out = parser().parse_intermixed_args(words)
     if out.overrides:
         raise InputError(f"'{out.overrides[0]}' is no setting; write key=value, such as train.batch_size=4096")
     out.overrides = settings

@@ -18,6 +18,7 @@ from typing import Any
 
 from pipeline.compare.runs import JOB, Run
 from pipeline.report.text import duration
+from schemas.errors import InputError
 
 LAUNCHER = "jobs.launch"
 """What `./launch.sh train` runs."""
@@ -61,12 +62,16 @@ class _Child:
         lines = [line for line in self.tail().splitlines() if line.startswith(("step ", "evaluat"))]
         return re.sub(r" {2,}", "  ", lines[-1]) if lines else "starting"
 
+    def seconds(self) -> float:
+        """Since its start."""
+        return time.monotonic() - self.began
+
     def seconds_left(self) -> float | None:
         """By the share of rows that it has trained; None where that is not known yet."""
-        share = re.search(r"\( *(\d+)%\)", self.line())
-        done = int(share[1]) / 100 if share and self.line().startswith("step") else 0
-        passed = time.monotonic() - self.began
-        return passed * (1 - done) / done if done else None
+        line = self.line()
+        share = re.search(r"\( *(\d+)%\)", line)
+        done = int(share[1]) / 100 if share and line.startswith("step") else 0
+        return self.seconds() * (1 - done) / done if done else None
 
 
 class Processes:
@@ -82,8 +87,8 @@ class Processes:
     def run(self, todo: Sequence[Run], done: int, summary: Callable[[Run], str]) -> list[Failure]:
         """Runs them all but where a signal comes; the failures. `done` runs had finished before.
 
-        `summary` is what is said of a run that has finished. The first SIGINT or SIGTERM has the runs commit and
-        stop; a second one ends them at once, and this process too.
+        `summary` is what is said of a run that has finished; where it raises InputError, the run has failed. The first
+        SIGINT or SIGTERM has the runs commit and stop; a second one ends them at once, and this process too.
         """
         handlers = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, signal.SIGTERM)}
         waiting, failures, told = deque(enumerate(todo, start=done + 1)), [], time.monotonic()
@@ -99,8 +104,7 @@ class Processes:
                         failures.append(failure)
                 if time.monotonic() - told > SECONDS_BETWEEN_LINES:
                     told = time.monotonic()
-                    for child in self._children:
-                        self._say(f"  {child.run.words}: {child.line()}")
+                    self._progress(total, len(waiting))
                 time.sleep(LOOK_SECONDS)
         finally:
             for child in self._children:
@@ -137,11 +141,16 @@ class Processes:
         return environment
 
     def _ended(self, child: _Child, total: int, waiting: int, summary: Callable[[Run], str]) -> Failure | None:
-        run, took, code = child.run, time.monotonic() - child.began, child.process.returncode
+        run, took, code = child.run, child.seconds(), child.process.returncode
         head = f"run {child.number} of {total}  {run.words}"
         if code == 0:
+            try:
+                told = summary(run)
+            except InputError as error:  # it has read other rows than were planned
+                self._say(f"{head}: FAILED: {error}")
+                return Failure(run, str(error))
             self._took.append(took)
-            self._say(f"{head}: done in {duration(took)}, {summary(run)}{self._left(waiting)}")
+            self._say(f"{head}: done in {duration(took)}, {told}{self._left(waiting)}")
             return None
         if code == STOPPED or (self.stopped_by and code == -signal.SIGTERM):  # before it could take the signal
             self._say(f"{head}: stopped; the same command goes on from there")
@@ -150,12 +159,21 @@ class Processes:
         self._say(f"{head}: FAILED: {why}\n  its log: {run.log}")
         return Failure(run, why)
 
+    def _progress(self, total: int, waiting: int) -> None:
+        for child in self._children:
+            self._say(f"  {child.run.words}: {child.line()}")
+        ended = total - waiting - len(self._children)
+        self._say(f"  {ended} of {total} runs ended{self._left(waiting)}")
+
     def _left(self, waiting: int) -> str:
-        """How long it will take from here, where runs are left."""
-        mean = sum(self._took) / len(self._took)
-        under_way = [child.seconds_left() for child in self._children]
-        left = sum(mean if each is None else each for each in under_way) + waiting * mean
-        return f", about {duration(left / min(self._jobs, waiting + len(under_way)))} left" if left else ""
+        """How long it will take from here; empty where no run is left, or none is known well enough."""
+        under_way = [(child.seconds(), child.seconds_left()) for child in self._children]
+        wholes = self._took + [passed + left for passed, left in under_way if left is not None]
+        if not wholes or not (waiting or under_way):
+            return ""
+        mean = sum(wholes) / len(wholes)
+        left = sum(max(mean - passed, 0) if rest is None else rest for passed, rest in under_way) + waiting * mean
+        return f", about {duration(left / min(self._jobs, waiting + len(under_way)))} left"
 
     def _signalled(self, number: int, frame: Any) -> None:
         if self.stopped_by:

@@ -1,6 +1,7 @@
 """Runs as processes: how many at a time, on which GPUs, and what is said of those that fail."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -64,7 +65,7 @@ def test_so_many_at_a_time_each_on_gpus_of_its_own(command: Path, tmp_path: Path
     assert {given(run)[2] for run in todo} == {str(max(1, (os.cpu_count() or 1) // 4))}
     assert sum("started" in line for line in said) == 4
     done = [line for line in said if "done in" in line]
-    assert done[-1].startswith("run 7 of 7  a, seed 3: done in 0s, seed 3 fine")
+    assert done[-1].startswith("run 7 of 7  a, seed 3: done in ")
     assert "left" in done[0]
     assert "left" not in done[-1]
 
@@ -87,6 +88,24 @@ def test_a_failure_is_told_and_the_others_go_on(command: Path, tmp_path: Path) -
     assert "run 2 of 4  a, seed 1: FAILED: nope: mend it" in "\n".join(said)
     assert f"its log: {todo[1].log}" in "\n".join(said)
     assert [line.split("  ")[0] for line in said if "done in" in line] == ["run 1 of 4", "run 4 of 4"]
+
+
+def test_a_run_whose_record_is_not_its_own_has_failed(command: Path, tmp_path: Path) -> None:
+    def summary(run: Run) -> str:
+        if run.seed == 0:
+            raise InputError("is of another run")
+        return "fine"
+
+    failures = Processes(1, 1, [], lambda _: None).run(runs(tmp_path, 2), 0, summary)
+    assert [(failure.run.seed, failure.why) for failure in failures] == [(0, "is of another run")]
+
+
+def test_how_long_it_takes_is_told_on_the_way(command: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "SECONDS_BETWEEN_LINES", 0.15)
+    said: list[str] = []
+    Processes(1, 1, [], said.append).run(runs(tmp_path, 2), 1, lambda _: "")
+    assert any(line == "  a, seed 0: step  1  50 of 100 rows ( 50%)  10 rows/s  5s left" for line in said), said
+    assert any(re.fullmatch(r"  1 of 3 runs ended, about \d+s left", line) for line in said), said
 
 
 def test_a_signal_stops_those_that_run_and_starts_no_more(command: Path, tmp_path: Path) -> None:

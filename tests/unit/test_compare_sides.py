@@ -1,5 +1,6 @@
 """What the sides of a comparison are, and what is told before anything starts."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from jobs.compare import arguments_of, baseline_of, sides_of
 from pipeline.compare.runs import runs_of
 from pipeline.compare.sides import ARCHS, carried
 from schemas.errors import InputError
+from schemas.identity import fingerprint
 from schemas.job import JobConfig
 from tests.logs import small_config, write_config, write_log
 
@@ -41,6 +43,16 @@ def test_architectures_spaces_and_both(config: Path) -> None:
 def test_a_setting_may_stand_behind_a_list_of_words(config: Path) -> None:
     found = sides(config, "train.epochs=3", "--arch", "ple", "mmoe", "train.batch_size=7")
     assert {(job.train.epochs, job.train.batch_size) for job in found.values()} == {(3, 7)}
+
+
+def test_the_job_may_stand_behind_a_list_of_words() -> None:
+    found = arguments_of(["--sides", "sides.yaml", "--arch", "ple", "mmoe", "job.yaml", "a=1", "--out", "x"])
+    assert (found.config, found.sides, found.arch, found.overrides) == (
+        "job.yaml",
+        "sides.yaml",
+        ["ple", "mmoe"],
+        ["a=1"],
+    )
 
 
 def test_another_architecture_keeps_what_it_shares(config: Path) -> None:
@@ -163,3 +175,30 @@ def test_sides_on_unlike_days_are_refused(config: Path, tmp_path: Path) -> None:
     text = "a: {}\nb: {data.eval: {from: 2026-01-02, to: 2026-01-02}}"
     with pytest.raises(InputError, match="sides 'a' and 'b' are evaluated on unlike files"):
         runs_of(sides(config, *written(config, text)), [0], tmp_path / "cmp", 1)
+
+
+def test_a_record_is_taken_from_its_own_run_alone(config: Path, tmp_path: Path) -> None:
+    write_log(tmp_path / "log", rows_per_day=20)
+    write_config(config, small_config(tmp_path / "log", "out"))
+    run, *_ = runs_of(sides(config, "--arch", "ple", "mmoe"), [0], tmp_path / "cmp", 1)
+    assert run.result() is None
+    run.prepare()
+    whole = run.job.model_dump(mode="json", by_alias=True)
+    rows = {"training": run.rows.training, "evaluation": run.rows.evaluation}
+    record = {"fingerprints": {"job": fingerprint(whole), **rows}, "ranks": 1}
+    path = run.folder / "result.json"
+    path.write_text(json.dumps(record))
+    assert run.result() == record
+    others = {
+        "fingerprints.job": record | {"fingerprints": {"job": fingerprint(whole | {"seed": 1}), **rows}},
+        "fingerprints.training": record | {"fingerprints": {"job": fingerprint(whole), **rows, "training": "x"}},
+        "fingerprints.evaluation": record | {"fingerprints": {"job": fingerprint(whole), **rows, "evaluation": "x"}},
+        "ranks": record | {"ranks": 2},
+    }
+    for key, other in others.items():
+        path.write_text(json.dumps(other))
+        with pytest.raises(InputError, match=rf"result.json: is of another run \({key}\); remove"):
+            run.result()
+    path.write_text("{")
+    with pytest.raises(InputError, match=r"result\.json: cannot be read"):
+        run.result()
