@@ -73,8 +73,12 @@ def _verdicts(page: Page, c: Comparison) -> None:
 
 
 def _gains(page: Page, c: Comparison) -> None:
-    page.section("Gains", f"Mean over seeds of the side less {c.baseline} with the same seed, ± half of its interval.")
-    joint = "Of the joint probability over all exposures, corrected as a family of their own."
+    page.section(
+        "Gains",
+        f"Mean over seeds of the side less {c.baseline} with the same seed, ± half of its interval. Green gained, red "
+        "paid; joint probabilities are corrected as a family of their own.",
+    )
+    joint = "Of the joint probability over all exposures."
     for family, caption in ((c.main, "Each task on its own space."), (c.main_joint, joint)):
         if family:
             cells: list[Row] = [[m.row, *(_gain_cell(c, side, m) for side in c.others)] for m in family]
@@ -104,18 +108,16 @@ def _gain_cell(c: Comparison, side: str, measure: Measure) -> Cell:
 def _means(page: Page, c: Comparison) -> None:
     page.section(
         "Metrics",
-        "Mean over seeds ± half of its 95 % interval. Not beaten: no other side's means are at least as good on every "
-        "task and better on one; means alone, whatever their intervals.",
+        "Mean over seeds ± half of its 95 % interval. A side is beaten by one whose means are at least as good on "
+        "every task and better on one; means alone, whatever their intervals.",
     )
-    best, fast = c.pareto(), c.pareto(with_speed=True)
-    marks: list[Row] = [
-        ["not beaten", *(Cell("yes", "good") if side in best else Cell("") for side in c.sides)],
-        ["not beaten, rows/s counted", *(Cell("yes", "good") if side in fast else Cell("") for side in c.sides)],
-    ]
     for measures, what in _families(c.main):
-        page.table(["task", *c.sides], [*_mean_rows(c, measures), *marks], f"{what}, each task on its own space.")
+        page.table(["task", *c.sides], _mean_rows(c, measures), f"{what}, each task on its own space.")
     if c.main_joint:
         page.table(["task", *c.sides], _mean_rows(c, c.main_joint), "AUC of the joint probability over all exposures.")
+    best, fast = c.pareto(), c.pareto(with_speed=True)
+    marks: list[Row] = [[side, *(Cell("yes", "good") if side in of else "" for of in (best, fast))] for side in c.sides]
+    page.table(["side", "on tasks", "and rows/s"], marks, "Beaten by no other side")
     best_known = c.measures(False, ("attainable_auc",)) + c.measures(True, ("attainable_auc",))
     if best_known:
         side = next(side for side in c.sides if c.by_seed(side, best_known[0]))

@@ -44,7 +44,7 @@ def _means(c: Comparison) -> str:
         lines.append([measure.row, *(estimate_words(c.mean(side, measure), measure.form) for side in c.sides)])
     best, fast = c.pareto(), c.pareto(with_speed=True)
     lines.append(["beaten by no other", *("yes" if side in best else "" for side in c.sides)])
-    lines.append(["nor when rows/s counts", *("yes" if side in fast else "" for side in c.sides)])
+    lines.append(["nor with rows/s", *("yes" if side in fast else "" for side in c.sides)])
     return aligned(lines)
 
 

@@ -99,6 +99,13 @@ def test_sides_that_no_other_beats() -> None:
     c = comparison()
     assert c.pareto() == {"better"}
     assert c.pareto(with_speed=True) == {"better", "same"}, "the fastest is beaten by none"
+    marks = {
+        side: re.findall(rf">{side}</td><td class=\"(\w*)\">\w*</td><td class=\"(\w*)\">", comparison_page(c).html())
+        for side in c.sides
+    }
+    assert marks["better"][-1] == ("good", "good"), marks
+    assert ("", "good") in marks["same"]
+    assert ("good", "good") not in marks["seesaw"] + marks["single"]
     assert comparison(missing=tuple(("better", seed) for seed in SEEDS)).pareto() >= {"seesaw"}
 
 
@@ -142,7 +149,7 @@ def test_one_seed_has_no_interval_and_no_word() -> None:
     text, page = terminal_report(c), words_of(comparison_page(c).html())
     for told in (text, page):
         assert "seesaw: one seed: nothing can be said" in told
-        assert "paid" not in re.sub("gained or paid|Gained and paid|who paid", "", told)
+        assert "paid" not in re.sub("gained or paid|Gained and paid|who paid|red paid", "", told)
         assert f"{0.04 + NOISE[0, 1] - NOISE[0, 0]:+.4f}" in told
     assert "With one seed there is no interval" in page
     assert "±" not in text.replace("mean ±half", "")
