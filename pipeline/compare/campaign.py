@@ -1,5 +1,6 @@
 """A comparison from start to end: sizes, runs, results, reports."""
 
+import dataclasses
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -54,7 +55,7 @@ def campaign(sides: Mapping[str, JobConfig], baseline: str, seeds: int, out: Pat
 def _report(c: Comparison, out: Path) -> None:
     if not c.records:
         return
-    ordered = Comparison(**{**c.__dict__, "records": _ordered(c)})
+    ordered = dataclasses.replace(c, records=_ordered(c))
     written = write_results(ordered.table, out)
     comparison_page(ordered).write(out / "report.html")
     _say(f"\n{terminal_report(ordered)}\n\nreport   {out / 'report.html'}\nresults  {'  '.join(map(str, written))}")
@@ -118,13 +119,11 @@ def _devices(jobs: int, ranks: int) -> list[str]:
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         found = [device for device in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if device.strip()]
     else:
-        found = []
-    if not found and "CUDA_VISIBLE_DEVICES" not in os.environ:
         try:
-            listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True)
-            found = [str(i) for i, line in enumerate(listed.stdout.splitlines()) if line.startswith("GPU")]
+            listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True).stdout
         except (OSError, subprocess.SubprocessError):
-            found = []
+            listed = ""
+        found = [str(i) for i, _ in enumerate(line for line in listed.splitlines() if line.startswith("GPU"))]
     if found and jobs * ranks > len(found):
         raise InputError(
             f"--jobs {jobs} x --ranks {ranks}: take {jobs * ranks} GPUs, and {len(found)} are visible; lower one"

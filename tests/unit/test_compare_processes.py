@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 import types
@@ -133,6 +135,43 @@ def test_a_signal_stops_those_that_run_and_starts_no_more(command: Path, tmp_pat
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+ALONE = """
+import sys, types
+from pathlib import Path
+from pipeline.compare import processes
+from pipeline.compare.runs import Rows, Run
+from tests.logs import small_job
+folder = Path(sys.argv[1])
+processes.sys = types.SimpleNamespace(executable=str(folder / "python"), platform="linux")
+processes.Processes(1, 1, [], print).run(
+    [Run("a", 0, folder / "runs/a/0", small_job("log"), Rows("x", "y", {}), 1)], 0, lambda _: ""
+)
+"""
+
+
+def test_a_second_signal_ends_everything_at_once(command: Path, tmp_path: Path) -> None:
+    write(command, "trap '' TERM; echo $$ > \"$here/pid\"; while :; do sleep 0.1; done")
+    pid = tmp_path / "runs/a/0/pid"
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen([sys.executable, "-c", ALONE, str(tmp_path)], cwd=root, env=os.environ)
+    try:
+        deadline = time.monotonic() + 60
+        while not (pid.exists() and pid.read_text().strip()) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        run = Path("/proc") / pid.read_text().strip()
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        assert process.poll() is None, "it waits for a run that takes its time"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 128 + signal.SIGINT
+    finally:
+        process.kill()
+        process.wait()
+    while run.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not run.exists()
+
+
 def test_too_few_gpus_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,7")
     assert campaign._devices(3, 1) == ["4", "5", "7"]
@@ -140,3 +179,13 @@ def test_too_few_gpus_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
         campaign._devices(2, 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert campaign._devices(9, 9) == []
+
+
+def test_gpus_are_counted_as_the_driver_lists_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    (tmp_path / "nvidia-smi").write_text('#!/bin/sh\necho "GPU 0: A"; echo "  MIG"; echo "GPU 1: B"\n')
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert campaign._devices(2, 1) == ["0", "1"]
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    assert campaign._devices(2, 1) == []
