@@ -11,12 +11,11 @@ from pydantic import ValidationError
 
 from schemas.errors import InputError
 from schemas.features import DenseFeature, EmbeddedFeature, FeatureSpec, IdFeature, ListFeature, StringFeature
+from schemas.identity import VOCABULARIES
 from schemas.job import JobConfig
 from schemas.model import SCALED
 from schemas.strict import nearest
 
-VOCABULARIES = "vocabularies"
-"""Beside a job's settings in its checkpoints: the fingerprint of each feature's vocabulary, by feature."""
 FREE = ("name", "output", "seed", "data", "train", "tracking", "warm_start", "dense_optimizer")
 """Settings of the job that are no structure."""
 FREE_WITH_STATE = ("balance",)
