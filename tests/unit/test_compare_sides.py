@@ -11,7 +11,7 @@ from pipeline.compare.sides import ARCHS, carried
 from schemas.errors import InputError
 from schemas.identity import fingerprint
 from schemas.job import JobConfig
-from tests.logs import small_config, write_config, write_log
+from tests.logs import DAYS, set_key, small_config, write_config, write_log
 
 
 @pytest.fixture
@@ -167,6 +167,25 @@ def test_runs_are_seed_by_seed_and_bound(config: Path, tmp_path: Path) -> None:
     write_log(tmp_path / "log", rows_per_day=20, seed=3, files_per_day=2)
     with pytest.raises(InputError, match=r"rows.evaluation, rows.training changed"):
         runs_of(found, [7], out, 1)
+
+
+def test_statistics_of_earlier_days_are_shared_and_bound(config: Path, tmp_path: Path) -> None:
+    write_log(tmp_path / "log", rows_per_day=20)
+    changed = small_config(tmp_path / "log", "out")
+    changed["features"].append({"name": "of_item", "kind": "count", "column": "item_id"})
+    set_key(changed, "data.train.from", DAYS[1])
+    set_key(changed, "data.history", {"from": DAYS[0]})
+    write_config(config, changed)
+    out = tmp_path / "cmp"
+    runs = runs_of(sides(config, "--arch", "ple", "mmoe"), [0], out, 1)
+    assert {run.job.data.history.folder for run in runs} == {str(out / "statistics")}
+    assert sorted(day.name for day in (out / "statistics").iterdir()) == [f"dt={day}" for day in DAYS[:2]]
+    for run in runs:
+        run.prepare()
+    runs_of(sides(config, "--arch", "ple", "mmoe"), [0], out, 1)
+    write_log(tmp_path / "log", DAYS[:1], rows_per_day=20, seed=3)
+    with pytest.raises(InputError, match=r"other settings or rows; rows.history changed"):
+        runs_of(sides(config, "--arch", "ple", "mmoe"), [0], out, 1)
 
 
 def test_sides_on_unlike_days_are_refused(config: Path, tmp_path: Path) -> None:
