@@ -11,6 +11,8 @@ from pipeline.profile.lines import SHARES, TOP, ColumnLine, NumberLine, Profile
 TOLD = 5
 """Columns a task whose AUC is shown."""
 MOST_BOUNDARIES = 8
+MANY_DAYS = 3
+"""From so many odd days on, one finding tells of all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +58,7 @@ def warnings(p: Profile) -> list[str]:
         f"{r.rows:,} rows that training refuses in '{r.column}' ({r.feature}); the first is {r.first}"
         for r in p.refused
     ]
-    out += [_odd(odd) for odd in p.drift]
+    out += _odd_days(p)
     if p.lost:
         out.append(f"{p.lost_rows:,} rows could not be read, and what planning left out: " + "; ".join(p.lost[:3]))
     return out
@@ -64,6 +66,21 @@ def warnings(p: Profile) -> list[str]:
 
 def _how(how: str) -> str:
     return {"length": "length", "missing": "being missing or not"}[how]
+
+
+def _odd_days(p: Profile) -> list[str]:
+    """A line a day; of what is unlike on many days, as a mean that grows from day to day is, one for all."""
+    by_what: dict[str, list[Odd]] = {}
+    for odd in p.drift:
+        by_what.setdefault(odd.what, []).append(odd)
+    out = []
+    for what, odd in by_what.items():
+        if len(odd) < MANY_DAYS:
+            out += [_odd(one) for one in odd]
+            continue
+        furthest = max(odd, key=lambda one: 0 if math.isnan(one.z) else abs(one.z))
+        out.append(f"the {what} is unlike on {len(odd)} of {len(p.days)} days; the furthest: {_odd(furthest)}")
+    return out
 
 
 def _odd(odd: Odd) -> str:
