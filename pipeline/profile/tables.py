@@ -71,20 +71,20 @@ def _how(how: str) -> str:
 def _odd_days(p: Profile) -> list[str]:
     """A line a day; of what is unlike on many days, as a mean that grows from day to day is, one for all."""
     by_what: dict[str, list[Odd]] = {}
-    for odd in p.drift:
-        by_what.setdefault(odd.what, []).append(odd)
+    for one in p.drift:
+        by_what.setdefault(one.what, []).append(one)
     out = []
-    for what, odd in by_what.items():
-        if len(odd) < MANY_DAYS:
-            out += [_odd(one) for one in odd]
+    for what, found in by_what.items():
+        if len(found) < MANY_DAYS:
+            out += [_odd(one) for one in found]
             continue
-        furthest = max(odd, key=lambda one: 0 if math.isnan(one.z) else abs(one.z))
-        out.append(f"the {what} is unlike on {len(odd)} of {len(p.days)} days; the furthest: {_odd(furthest)}")
+        furthest = max(found, key=lambda one: 0 if math.isnan(one.z) else abs(one.z))
+        out.append(f"the {what} is unlike on {len(found)} of {len(p.days)} days; the furthest: {_odd(furthest)}")
     return out
 
 
 def _odd(odd: Odd) -> str:
-    here, others = (f"{x:,.4g}" if odd.number else f"{x:.2%}" for x in (odd.here, odd.others))
+    here, others = (_number(x) if odd.number else f"{x:.2%}" for x in (odd.here, odd.others))
     change = f", {odd.here / odd.others - 1:+.0%}" if odd.what.startswith("rate") and odd.others else ""
     if math.isnan(odd.z):
         return f"{odd.day}: the {odd.what} is {odd.here:,.0f}, the median of {odd.against} {odd.others:,.0f}"
@@ -272,6 +272,8 @@ def _count(n: int | None) -> str:
 
 
 def _number(x: float | None, form: str = ",.4g") -> str:
+    if x is not None and form == ",.4g" and 1e4 <= abs(x) < 1e12:
+        form = ",.0f"  # rather than 1.064e+05
     return "" if x is None else format(x, form)
 
 
