@@ -1,6 +1,7 @@
 """What all ingested logs share: whole or not at all, left alone when finished, the recommended layout, the command."""
 
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -214,6 +215,21 @@ def test_the_command_ends_with_a_table_and_the_next_command(tmp_path: Path) -> N
         ["all", "5", "20.0000%", "20.0000%", "20.0000%"],
     ]
     assert said[-1] == f"next: ./launch.sh train jobs/configs/taobao.yaml data.path={tmp_path}/events"
+
+
+def test_the_next_command_can_be_typed_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From any folder, whatever the name of the log's."""
+    source = write(tmp_path, BY_HAND)
+    monkeypatch.chdir(tmp_path)
+    for out, path in (("a log", ["data.path=a log"]), ("runs/taobao/events/", [])):
+        ingested("taobao", source, out)
+        launcher, verb, *rest = shlex.split(capsys.readouterr().out.rpartition("next: ")[2])
+        assert (verb, rest[1:]) == ("train", path)
+        assert Path(launcher).is_file()
+        job = load_job(rest[0], rest[1:])
+        assert days_of(Path(job.data.path)) == ["2017-11-25", "2017-11-26", "2017-11-27"]
 
 
 def test_a_mistake_is_one_message_and_exit_code_2(tmp_path: Path) -> None:
