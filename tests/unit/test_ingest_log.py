@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -99,6 +100,23 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     assert "cannot be written (No space left on device)" in refusal("taobao", source, tmp_path / "out")
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    source = write(tmp_path / "from", BY_HAND)
+    (tmp_path / "file").touch()
+    for out, why in (("file", "File exists"), ("file/log", "Not a directory")):
+        with pytest.raises(InputError, match=rf"/{out}: cannot be written \({why}\)"):
+            ingested("taobao", source, tmp_path / out)
+
+
+def test_a_finished_log_that_lost_a_day_is_not_called_finished(tmp_path: Path) -> None:
+    source = write(tmp_path / "from", BY_HAND)
+    log = ingested("taobao", source, tmp_path / "out")
+    shutil.rmtree(log / "dt=2017-11-26")
+    with pytest.raises(InputError, match="but dt=2017-11-26 is no longer whole; remove the folder"):
+        ingested("taobao", source, log)
+    assert days_of(log) == ["2017-11-25", "2017-11-27"]
 
 
 def test_the_layout_is_the_recommended_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
