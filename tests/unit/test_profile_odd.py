@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
+from pipeline.profile.drift import odd_sizes
 from pipeline.profile.lines import SHARES, Profile
+from pipeline.profile.page import page
 from pipeline.profile.tables import sections, text, warnings
 from schemas.load import parse_job
 from tests.logs import DAYS, small_config, small_job, small_table, write_log
@@ -68,6 +71,34 @@ def test_labels_all_alike_have_nothing_to_tell(tmp_path: Path, value: float) -> 
     assert found.correlation[1] == [None, None]
     (line,) = found.regression
     assert (line.mean, line.deviation) == (value, 0.0)
+
+
+def test_a_day_without_a_row_is_named(tmp_path: Path) -> None:
+    paths = write_log(tmp_path, DAYS, 60)
+    pq.write_table(pq.read_table(paths[1]).slice(0, 0), paths[1])
+    found = profile(small_job(tmp_path))
+    assert [(line.day, line.rows) for line in found.days] == list(zip(DAYS, (60, 0, 60), strict=True))
+    assert warnings(found) == [f"{DAYS[1]}: the number of rows is 0, the median of the other days 60"]
+    assert [cells[:3] for cells in sections(found)[2].tables[0].rows][1] == [DAYS[1], "0", ""]
+    page(found)
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("rows", "named"),
+    [
+        ((60, 0, 60), [1]),
+        ((100, 1, 110), [1]),
+        ((110, 1, 100), [1]),
+        ((100, 100, 500), [2]),
+        ((100, 190, 100), []),
+        ((0, 0, 0), []),
+        ((100, 1), []),
+        ((100, 10, 100, 120, 5000, 90), [1, 4]),
+    ],
+)
+def test_one_odd_number_of_rows_makes_no_other_odd(rows: tuple[int, ...], named: list[int]) -> None:
+    assert [int(odd.day) for odd in odd_sizes({str(day): n for day, n in enumerate(rows)}, 2.0)] == named
 
 
 OF_A_CLICK = {
