@@ -19,9 +19,9 @@ from pipeline.data.history_statistics import DaySums, statistics_of
 from pipeline.data.history_sums import Sums
 from pipeline.data.manifest import HISTORY
 from pipeline.train.migrate_structure import differences
-from pipeline.train.run import _changes, _numeric
 from schemas.errors import InputError
 from schemas.events import DayRange
+from schemas.identity import changes, numeric
 from schemas.job import JobConfig
 from schemas.load import parse_job
 from tests.logs import put, set_key, small_config
@@ -369,10 +369,10 @@ def test_a_folder_that_cannot_be_written_is_told(log: Path, tmp_path: Path) -> N
 
 def test_where_the_statistics_lie_may_change_and_their_first_day_may_not() -> None:
     def settings(**history: Any) -> dict[str, Any]:
-        return _numeric(one(Path("log"), data__history=history).model_dump(mode="json", by_alias=True))
+        return numeric(one(Path("log"), data__history=history).model_dump(mode="json", by_alias=True))
 
     assert settings() == settings(folder="elsewhere", memory_mib=99) == settings(**{"from": WEEK[0]})
-    assert _changes(settings(), settings(**{"from": "2025-12-31"})) == ["data.history.from"]
+    assert changes(settings(), settings(**{"from": "2025-12-31"})) == ["data.history.from"]
 
 
 def test_statistics_in_an_object_store(log: Path) -> None:
