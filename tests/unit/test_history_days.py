@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.data.files import plan
 from pipeline.data.freeze import plan_from_bytes, plan_job
-from pipeline.data.history import _running, scoring_day
+from pipeline.data.history import _held, scoring_day
 from pipeline.data.history_files import HistoryFiles, name_of
 from pipeline.data.history_keys import keys_of
 from pipeline.data.history_lookup import Running
@@ -276,7 +276,7 @@ def stored(job: JobConfig) -> bytes:
 
 
 def again(job: JobConfig, manifest: bytes) -> bytes:
-    _running.cache_clear()
+    _held.clear()
     made = plan_job(job, manifest)
     got = encoded_of(job, made)
     assert made.training.manifest.to_bytes() == manifest
@@ -384,7 +384,7 @@ def test_statistics_in_an_object_store(log: Path) -> None:
 def test_memory_is_bounded_and_the_feature_named(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = one(log, data__history={"memory_mib": 16})
     plan_job(job, None)
-    monkeypatch.setattr("pipeline.data.history.bytes_of", lambda entries, tasks: entries * tasks << 20)
+    monkeypatch.setattr("pipeline.data.history.held_bytes", lambda entries, tasks: entries * tasks << 20)
     with pytest.raises(InputError, match=r"features.item_ctr: .*for the \d+ values of item_id.*memory_mib is 16"):
         plan_job(job, None)
     monkeypatch.setattr(Sums, "bytes", 17 << 20)
