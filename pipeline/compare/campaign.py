@@ -56,9 +56,16 @@ def _report(c: Comparison, out: Path) -> None:
     if not c.records:
         return
     ordered = dataclasses.replace(c, records=_ordered(c))
-    written = write_results(ordered.table, out)
-    comparison_page(ordered).write(out / "report.html")
-    _say(f"\n{terminal_report(ordered)}\n\nreport   {out / 'report.html'}\nresults  {'  '.join(map(str, written))}")
+    _say(f"\n{terminal_report(ordered)}\n")
+    try:
+        written = write_results(ordered.table, out)
+        comparison_page(ordered).write(out / "report.html")
+    except OSError as error:
+        raise InputError(
+            f"{out}: the reports cannot be written ({error.strerror or error}); the runs are kept: make room, and the "
+            "same command writes them"
+        ) from error
+    _say(f"report   {out / 'report.html'}\nresults  {'  '.join(map(str, written))}")
 
 
 def _ordered(c: Comparison) -> dict[tuple[str, int], Any]:

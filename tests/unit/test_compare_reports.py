@@ -3,15 +3,18 @@
 import math
 import re
 from html import unescape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from pipeline.compare.campaign import _report
 from pipeline.compare.comparison import Comparison, Measure
 from pipeline.compare.page import comparison_page
 from pipeline.compare.terminal import terminal_report
+from schemas.errors import InputError
 from tests.unit.test_report import Tags
 
 SEEDS = [0, 1, 2, 3, 4]
@@ -222,3 +225,12 @@ def test_nothing_finished_is_told_too() -> None:
     c = comparison(missing=tuple((side, seed) for side in ("single", "seesaw", "better", "same") for seed in SEEDS))
     assert terminal_report(c).startswith("INCOMPLETE: 20 of 20")
     assert "INCOMPLETE: 20 of 20" in comparison_page(c).html()
+
+
+def test_reports_that_cannot_be_written_are_told_behind_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "report.html" / "in the way").mkdir(parents=True)
+    with pytest.raises(InputError, match=rf"{tmp_path}: the reports cannot be written \(.*\); the runs are kept"):
+        _report(comparison(), tmp_path)
+    assert "seesaw: a seesaw: click gained, order paid" in capsys.readouterr().out
