@@ -1,6 +1,7 @@
 """A comparison from start to end: sizes, runs, results, reports."""
 
 import dataclasses
+import itertools
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -124,13 +125,15 @@ def _summary(record: Mapping[str, Any]) -> str:
 def _devices(jobs: int, ranks: int) -> list[str]:
     """The GPUs, to be shared out; none on a CPU. Raises InputError where there are too few."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
-        found = [device for device in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if device.strip()]
+        listed = [device.strip() for device in os.environ["CUDA_VISIBLE_DEVICES"].split(",")]
+        # CUDA sees none from the first on that is none, such as -1
+        found = list(itertools.takewhile(lambda device: device and not device.startswith("-"), listed))
     else:
         try:
-            listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True).stdout
+            told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True).stdout
         except (OSError, subprocess.SubprocessError):
-            listed = ""
-        found = [str(i) for i, _ in enumerate(line for line in listed.splitlines() if line.startswith("GPU"))]
+            told = ""
+        found = [str(i) for i, _ in enumerate(line for line in told.splitlines() if line.startswith("GPU"))]
     if found and jobs * ranks > len(found):
         raise InputError(
             f"--jobs {jobs} x --ranks {ranks}: take {jobs * ranks} GPUs, and {len(found)} are visible; lower one"

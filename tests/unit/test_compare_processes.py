@@ -214,8 +214,9 @@ def test_too_few_gpus_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert campaign._devices(3, 1) == ["4", "5", "7"]
     with pytest.raises(InputError, match="--jobs 2 x --ranks 2: take 4 GPUs, and 3 are visible"):
         campaign._devices(2, 2)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert campaign._devices(9, 9) == []
+    for none in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
+        assert campaign._devices(9, 9) == []
 
 
 def test_gpus_are_counted_as_the_driver_lists_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

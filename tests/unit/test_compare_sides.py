@@ -223,9 +223,7 @@ def test_every_seed_begins_from_one_checkpoint(config: Path, tmp_path: Path) -> 
     assert begun() == first, "those that have commits of their own need it no more"
     other = commit(store, 9)
     asked = sides(config, *written(config, f"a: {{}}\nb: {{warm_start.checkpoint: {store.url}/{other}}}"))
-    with pytest.raises(
-        InputError, match=r"runs/b/0: was run with other .* warm_start.checkpoint changed"
-    ):
+    with pytest.raises(InputError, match=r"runs/b/0: was run with other .* warm_start.checkpoint changed"):
         begun()
 
 
