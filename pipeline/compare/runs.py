@@ -104,6 +104,15 @@ class Run:
         return record
 
 
+def parent_of(side: str, out: Path) -> str | None:
+    """The checkpoint from which the side's runs in this folder begin; None where none has been started."""
+    for path in sorted((out / "runs" / side).glob(f"*/{BOUND}")):
+        begun = (_read(path) or {}).get("job", {}).get("warm_start")
+        if begun is not None:
+            return str(begun["checkpoint"])
+    return None
+
+
 def runs_of(sides: Mapping[str, JobConfig], seeds: Iterable[int], out: Path, ranks: int) -> list[Run]:
     """Every run, seed by seed, so that a comparison cut short has whole seeds.
 
