@@ -63,6 +63,8 @@ class Pace:
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Around what is no part of a step."""
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()  # what the GPU still computes is the step's, and would be waited for inside
         began = time.perf_counter()
         try:
             yield
