@@ -10,7 +10,7 @@
                 items: each task's gain in AUC over single_task
     precision   PLE in fp32 and in bf16: the same AUC within the noise of seeds?
 
-Every run is the real command on one rank, its metrics read from wandb's record by wandb's own reader. A seed fixes
+Every run is the real command on one rank, its metrics read from the record it leaves. A seed fixes
 weights, dropout and the order of rows; the log is one for all. Differences are paired by seed, with the mean and its
 95 % interval by Student's t. --out keeps the runs: what is finished there is not run again.
 """
@@ -20,7 +20,6 @@ import concurrent.futures
 import dataclasses
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,9 +30,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.interleaved import machine  # noqa: E402
+from pipeline.compare.statistics import estimate  # noqa: E402
 
-STUDENT_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-"""Two-sided quantile of Student's t by the number of pairs."""
 CHILDREN = ("cart", "fav", "order")
 TASKS = ("click", *CHILDREN)
 SIZE = 120_000
@@ -48,7 +46,7 @@ class Study:
 
     sides: dict[str, list[str]]
     keys: list[str]
-    """What is compared, as wandb's record has it."""
+    """What is compared, as task/metric."""
     against: tuple[str, ...]
     """The sides that those behind them are held against."""
     conflict: bool = False
@@ -95,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     out.add_argument("studies", nargs="*", metavar="STUDY", help=f"of {', '.join(STUDIES)} (all)")
-    out.add_argument("--seeds", type=int, default=5, metavar="N", help="2 to 10 runs of each side (%(default)s)")
+    out.add_argument("--seeds", type=int, default=5, metavar="N", help="runs of each side, 2 or more (%(default)s)")
     out.add_argument("--rows-per-day", type=int, default=140_000, metavar="N", help="4 days trained, 1 evaluated")
     out.add_argument("--conflict", type=float, default=0.9, metavar="C", help="of the log of `seesaw` (%(default)s)")
     out.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="runs at a time (%(default)s)")
@@ -106,14 +104,14 @@ def parser() -> argparse.ArgumentParser:
 
 def run(folder: Path, log: Path, overrides: list[str]) -> dict[str, float]:
     """Trains and evaluates in the folder, unless that is done; the evaluation's metrics by key."""
-    kept = folder / "metrics.json"
-    if not kept.exists():
+    record = folder / "result.json"
+    if not record.exists():
         # half of the rows of ./launch.sh in steps of half the size: as many steps
         quiet = [
             "train.batch_size=2048",
             "train.log_every=100000",
             "train.checkpoint_every=100000",
-            "tracking.mode=offline",
+            "tracking.mode=disabled",
         ]
         command = [
             sys.executable,
@@ -128,21 +126,13 @@ def run(folder: Path, log: Path, overrides: list[str]) -> dict[str, float]:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{' '.join(command)}\n{done.stdout}{done.stderr}")
-        kept.write_text(json.dumps(recorded(folder)))
-    return json.loads(kept.read_text())
-
-
-def recorded(folder: Path) -> dict[str, float]:
-    """Every eval/... value of the newest wandb run under the folder, by wandb's own reader."""
-    reader = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json"]
-    environment = {**os.environ, "WANDB_DIR": str(folder)}
-    read = subprocess.run(reader, env=environment, capture_output=True, text=True, check=True)
-    out = {}
-    for line in read.stdout.splitlines():
-        record = json.loads(line)
-        if record["type"] == "history":
-            out |= {k.removeprefix("eval/"): v for k, v in record["history"]["item"].items() if k.startswith("eval/")}
-    return out
+    tasks = json.loads(record.read_text())["tasks"]
+    return {
+        f"{task}/{prefix}{metric}": value
+        for task, told in tasks.items()
+        for part, prefix in (("own", ""), ("joint", "joint_"))
+        for metric, value in told.get(part, {}).items()
+    }
 
 
 def gather(name: str, study: Study, arguments: argparse.Namespace, out: Path) -> dict[str, Values]:
@@ -175,8 +165,9 @@ def gather(name: str, study: Study, arguments: argparse.Namespace, out: Path) ->
 
 def interval(values: list[float]) -> tuple[float, float]:
     """The mean and half the width of its 95 % interval."""
-    half = STUDENT_95[len(values)] * statistics.stdev(values) / len(values) ** 0.5
-    return statistics.mean(values), half
+    told = estimate(values)
+    assert told.half is not None
+    return told.mean, told.half
 
 
 def report(name: str, study: Study, found: dict[str, Values]) -> None:
@@ -204,8 +195,8 @@ def main() -> int:
     """Runs the studies that are named."""
     arguments = parser().parse_args()
     unknown = set(arguments.studies) - STUDIES.keys()
-    if unknown or arguments.seeds not in STUDENT_95:
-        print(f"no such study, or a number of seeds outside 2 to 10: {', '.join(unknown) or arguments.seeds}")
+    if unknown or arguments.seeds < 2:
+        print(f"no such study, or fewer than 2 seeds: {', '.join(unknown) or arguments.seeds}")
         return 2
     import torch
 

@@ -86,6 +86,17 @@ class BadConfig(Strict):
         return [kind for kind in ("labels", "values") if getattr(self, kind) == "quarantine"]
 
 
+class HistoryConfig(Strict):
+    """The earlier days that counts and target encodings are made of."""
+
+    first: Annotated[datetime.date | None, Field(alias="from")] = None
+    """First day of the history; none = the first training day, which then has no history itself."""
+    folder: Annotated[str, Field(min_length=1)] | None = None
+    """Folder or fsspec URL of the days' statistics, to be shared by the runs on a log; none = OUTPUT/statistics."""
+    memory_mib: Annotated[int, Field(ge=16)] = 2048
+    """The most that a day's statistics may take while they are counted, and all days' in each rank."""
+
+
 class DataConfig(Strict):
     """Which logs are read, and how they are streamed."""
 
@@ -111,6 +122,13 @@ class DataConfig(Strict):
     """Ready batches the reader thread keeps ahead of the training step."""
     storage: StorageConfig = StorageConfig()
     """How patiently storage is read."""
+    history: HistoryConfig = HistoryConfig()
+    """The earlier days that counts and target encodings are made of."""
+
+    @property
+    def history_from(self) -> datetime.date:
+        """First day of the history."""
+        return self.history.first or self.train.first
 
     @property
     def quarantine(self) -> bool:
@@ -127,6 +145,15 @@ class DataConfig(Strict):
                     f"data.{kinds[0]}=quarantine needs a budget; set data.bad.{budget} to what a day may lose, or "
                     f"data.{kinds[0]}=error"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _history_before(self) -> "DataConfig":
+        if self.history_from > self.train.first:
+            raise ValueError(
+                f"data.history.from ({self.history_from}) lies after the first training day ({self.train.first}); "
+                "name that day or an earlier one"
+            )
         return self
 
     @field_validator("path")

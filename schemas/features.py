@@ -1,5 +1,7 @@
 """FeatureSpec: a column of the log -> ids into a table, or a number for the dense input.
 
+Counts and target encodings are numbers made of the log's earlier days (pipeline/data/history.py).
+
 Every table has one row more than declared: its own out-of-vocabulary row, where unknown, negative and too-large ids
 go. They are counted, never clipped onto a real id.
 """
@@ -37,6 +39,11 @@ class _Feature(Strict):
     def source(self) -> str:
         """The column the feature is read from."""
         return self.column or self.name
+
+    @property
+    def sources(self) -> list[str]:
+        """Every column it reads."""
+        return [self.source]
 
 
 class _Embedded(_Feature):
@@ -81,6 +88,39 @@ class IdListFeature(_Valued):
     """Column with one float weight an id, of the same lengths."""
     hash: bool = False
     """Spread arbitrary 64-bit ids over the table by hashing; otherwise ids are row numbers."""
+
+    @property
+    def sources(self) -> list[str]:
+        """The column of ids, and that of their weights."""
+        return [self.source, self.weights] if self.weights else [self.source]
+
+
+class HistoryListFeature(_Valued):
+    """The values of a column in the last rows of earlier days with the row's key, pooled into one vector like `ids`."""
+
+    kind: Literal["history"]
+    by: Annotated[str, Field(min_length=1)]
+    """Column of the key, an id or a string: of the user whose rows are looked back on."""
+    task: str | None = None
+    """Binary task whose label must be 1 in those rows, in its own space; none = all rows."""
+    last: Annotated[int, Field(ge=1, le=1000)] = 20
+    """The most values a row gets: the newest."""
+    days: Annotated[int, Field(ge=1)] | None = None
+    """Calendar days before the row's own that are looked at; none = all since data.history.from."""
+    pooling: Literal["sum", "mean"] = "mean"
+    """How the rows of a list become one vector."""
+    hash: bool = False
+    """Spread arbitrary 64-bit ids over the table by hashing; otherwise ids are row numbers."""
+
+    @property
+    def weights(self) -> None:
+        """It has none."""
+        return None
+
+    @property
+    def sources(self) -> list[str]:
+        """The column of the values, and that of the key."""
+        return [self.source, self.by]
 
 
 class StringFeature(_Valued):
@@ -130,9 +170,87 @@ class BucketFeature(_Embedded):
         return self
 
 
-ValuedFeature = IdFeature | IdListFeature | StringFeature
+class _History(_Feature):
+    columns: Annotated[list[str], Field(min_length=2)] | None = None
+    """Columns whose values together are the value, each an id or a string; instead of `column`."""
+    days: Annotated[int, Field(ge=1)] | None = None
+    """Calendar days before the row's own that are looked at; none = all since data.history.from."""
+
+    @model_validator(mode="after")
+    def _one_value(self) -> Self:
+        if self.columns and self.column:
+            raise ValueError("'column' and 'columns' are two ways to name the value; keep one of them")
+        if self.columns and len(set(self.columns)) < len(self.columns):
+            raise ValueError(f"columns {self.columns} name one column twice; name each once")
+        return self
+
+    @property
+    def sources(self) -> list[str]:
+        """The column of the value, or the columns whose values are crossed."""
+        return list(self.columns) if self.columns else [self.source]
+
+
+class CountFeature(_History):
+    """How many rows of earlier days hold the row's value; a number for the dense input.
+
+    The value is an id, a string, or a list of them: then the mean over its elements, 0 where it is empty. A null is a
+    value of its own.
+    """
+
+    kind: Literal["count"]
+    transform: Literal["log1p", "none"] = "log1p"
+    """log1p = log(1 + count); none."""
+    per_day: bool = False
+    """Divide the count by the number of earlier days looked at, so that it does not grow with them."""
+
+
+class TargetEncodingFeature(_History):
+    """The smoothed mean of a task's label over rows of earlier days with the row's value; for the dense input.
+
+    (s + smoothing * prior) / (n + smoothing): n rows of the value in the task's own space, s the sum of their labels,
+    prior the mean over all values. Of a list, the mean over its elements; the prior where it is empty. A null is a
+    value of its own.
+    """
+
+    kind: Literal["target_encoding"]
+    task: str
+    """Task whose label is meant."""
+    smoothing: Annotated[float, Field(gt=0)] = 20.0
+    """As many rows of the prior's mean are added to each value's own."""
+    transform: Literal["lift", "logit", "none"] = "lift"
+    """lift = logit minus the prior's logit, of a regression task mean minus prior: 0 says nothing is known; logit =
+    log odds; none = the mean itself."""
+    default: float | None = None
+    """The prior where no earlier day has a row; needed by transform logit and none."""
+
+    @model_validator(mode="after")
+    def _prior(self) -> Self:
+        if self.transform == "lift" and self.default is not None:
+            raise ValueError("'default' belongs to transform 'logit' or 'none': the lift of a prior over itself is 0")
+        if self.transform != "lift" and self.default is None:
+            raise ValueError(f"transform '{self.transform}' needs 'default', the mean where no earlier day has a row")
+        return self
+
+
+HistoryFeature = CountFeature | TargetEncodingFeature
+"""Numbers made of earlier days."""
+LookingBack = CountFeature | TargetEncodingFeature | HistoryListFeature
+"""All that is made of earlier days."""
+DenseFeature = FloatFeature | CountFeature | TargetEncodingFeature
+"""Features of the dense input, a number each."""
+ListFeature = IdListFeature | HistoryListFeature
+"""Features of any number of ids a row."""
+ValuedFeature = IdFeature | IdListFeature | HistoryListFeature | StringFeature
 """Features of values that a vocabulary may list."""
-EmbeddedFeature = IdFeature | IdListFeature | StringFeature | BucketFeature
+EmbeddedFeature = IdFeature | IdListFeature | HistoryListFeature | StringFeature | BucketFeature
 FeatureSpec = Annotated[
-    IdFeature | IdListFeature | StringFeature | FloatFeature | BucketFeature, Field(discriminator="kind")
+    IdFeature
+    | IdListFeature
+    | StringFeature
+    | FloatFeature
+    | BucketFeature
+    | CountFeature
+    | TargetEncodingFeature
+    | HistoryListFeature,
+    Field(discriminator="kind"),
 ]

@@ -9,11 +9,14 @@ from schemas.errors import InputError
 from schemas.events import PARTITION_KEY, DataConfig
 from schemas.features import (
     BucketFeature,
+    DenseFeature,
     EmbeddedFeature,
     FeatureSpec,
-    FloatFeature,
-    IdListFeature,
+    HistoryListFeature,
+    ListFeature,
+    LookingBack,
     TableSpec,
+    TargetEncodingFeature,
     ValuedFeature,
 )
 from schemas.model import ModelConfig, SingleTaskConfig
@@ -135,7 +138,7 @@ class JobConfig(Strict):
     @property
     def embedded(self) -> list[EmbeddedFeature]:
         """The features that point into tables, in the order of the batch's keys."""
-        return [f for f in self.features if not isinstance(f, FloatFeature)]
+        return [f for f in self.features if not isinstance(f, DenseFeature)]
 
     @property
     def trained_tables(self) -> dict[str, TableSpec]:
@@ -155,9 +158,14 @@ class JobConfig(Strict):
         return [f for f in self.embedded if not isinstance(f, BucketFeature)]
 
     @property
-    def dense(self) -> list[FloatFeature]:
+    def dense(self) -> list[DenseFeature]:
         """The features of the dense input, in the order of its columns."""
-        return [f for f in self.features if isinstance(f, FloatFeature)]
+        return [f for f in self.features if isinstance(f, DenseFeature)]
+
+    @property
+    def history(self) -> list[LookingBack]:
+        """The features that are made of earlier days."""
+        return [f for f in self.features if isinstance(f, LookingBack)]
 
     @property
     def parents(self) -> list[int | None]:
@@ -186,13 +194,12 @@ class JobConfig(Strict):
         All pooling is a sum in the tables; a mean is a sum of ids of weight 1 / length. So features with unlike
         pooling may share a table, and the mean is the same under every sharding plan.
         """
-        return any(isinstance(f, IdListFeature) and (f.pooling == "mean" or f.weights) for f in self.features)
+        return any(isinstance(f, ListFeature) and (f.pooling == "mean" or f.weights) for f in self.features)
 
     @property
     def columns(self) -> list[str]:
         """Every column of the log the job reads, once each."""
-        out = dict.fromkeys(f.source for f in self.features)
-        out |= dict.fromkeys(f.weights for f in self.features if isinstance(f, IdListFeature) and f.weights)
+        out = dict.fromkeys(column for f in self.features for column in f.sources)
         out |= dict.fromkeys(t.source for t in self.tasks)
         return list(out | dict.fromkeys(c for t in self.tasks for c in (t.indicator, t.sample_weight) if c))
 
@@ -220,10 +227,9 @@ class JobConfig(Strict):
         labels = {task.source: task.name for task in self.tasks}
         indicators = {task.indicator: task.name for task in self.tasks if task.indicator}
         for feature in self.features:
-            read = [feature.source]
-            if isinstance(feature, IdListFeature) and feature.weights:
-                read.append(feature.weights)
-            for column in read:
+            if isinstance(feature, TargetEncodingFeature | HistoryListFeature) and feature.task is not None:
+                self._check_looking_back(feature, feature.task)
+            for column in feature.sources:
                 if column in labels:
                     raise InputError(
                         f"features.{feature.name}: column '{column}' is the label of task '{labels[column]}'; "
@@ -240,6 +246,27 @@ class JobConfig(Strict):
         for task in self.tasks:
             if [t.source for t in self.tasks].count(task.source) > 1:
                 raise InputError(f"tasks.{task.name}: label column '{task.source}' belongs to another task as well")
+
+    def _check_looking_back(self, feature: TargetEncodingFeature | HistoryListFeature, name: str) -> None:
+        tasks = {task.name: task for task in self.tasks}
+        task, where = tasks.get(name), f"features.{feature.name}"
+        if task is None:
+            raise InputError(f"{where}.task: no task '{name}'; {nearest(name, list(tasks))}")
+        if isinstance(feature, HistoryListFeature):
+            if task.kind == "regression":
+                raise InputError(
+                    f"{where}.task: '{name}' is a regression task, whose label is never just 1; name a binary task"
+                )
+            return
+        if task.kind == "regression" and feature.transform == "logit":
+            raise InputError(
+                f"{where}.transform: 'logit' is of a probability, and '{task.name}' is a regression task; use lift or "
+                "none"
+            )
+        if task.kind == "binary" and feature.default is not None and not 0 < feature.default < 1:
+            raise InputError(
+                f"{where}.default: {feature.default} is the mean of no 0/1 label; name a share between 0 and 1"
+            )
 
     def _check_spaces(self) -> None:
         for task, space in zip(self.tasks, self.spaces, strict=True):

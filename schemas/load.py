@@ -30,6 +30,11 @@ def load_job(path: str, overrides: list[str] | None = None) -> JobConfig:
 
     Lists of named things take the name in the key: `tasks.cart.weight=2`. Raises InputError naming every bad key.
     """
+    return parse_job(load_tree(path, overrides), path)
+
+
+def load_tree(path: str, overrides: list[str] | None = None) -> dict[str, Any]:
+    """A YAML file's mapping with the overrides in it, its settings unchecked. Raises InputError."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
@@ -47,7 +52,7 @@ def load_job(path: str, overrides: list[str] | None = None) -> JobConfig:
     raw = _unshared(raw)
     for override in overrides or []:
         _apply(raw, override)
-    return parse_job(raw, path)
+    return raw
 
 
 def parse_job(raw: dict[str, Any], source: str) -> JobConfig:
@@ -99,15 +104,20 @@ def _apply(raw: dict[str, Any], override: str) -> None:
         parsed = yaml.safe_load(value)
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"'{override}': the value is not valid YAML: {_problem(error)}") from None
+    set_key(raw, key, parsed)
+
+
+def set_key(raw: dict[str, Any], key: str, value: Any) -> None:
+    """Sets one dotted key of an unchecked tree; raises InputError where it leads nowhere."""
     node: Any = raw
     *path, last = key.split(".")
     for depth, part in enumerate(path):
         node = _step(node, part, ".".join(path[: depth + 1]), create=True)
     if isinstance(node, list):
         entry = _step(node, last, key, create=False)
-        node[int(last) if last.isdigit() else node.index(entry)] = parsed
+        node[int(last) if last.isdigit() else node.index(entry)] = value
     elif isinstance(node, dict):
-        node[last] = parsed
+        node[last] = value
     else:
         raise InputError(f"{key}: '{'.'.join(path)}' is a value, not a group of settings")
 

@@ -16,7 +16,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from pipeline.batch import Batch
 from pipeline.data.rows import Float32, Int8, Int32, Int64, Layout, Part
 from pipeline.data.spaces import Spaces
-from schemas.features import IdListFeature
+from schemas.features import ListFeature
 from schemas.job import JobConfig
 
 
@@ -25,7 +25,7 @@ class Collator:
 
     def __init__(self, job: JobConfig) -> None:
         self._layout = Layout(job)
-        self._lists = {f.name: f for f in job.features if isinstance(f, IdListFeature)}
+        self._lists = {f.name: f for f in job.features if isinstance(f, ListFeature)}
         self.keys = [*self._layout.ids, *self._lists]
         """The keys of the batches."""
         self._place = [self.keys.index(f.name) for f in job.embedded]

@@ -7,11 +7,12 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from schemas.errors import InputError
-from schemas.events import RESERVED_COLUMNS
-from schemas.features import IdFeature, IdListFeature, StringFeature
+from schemas.events import RESERVED_COLUMNS, TIME_COLUMN
+from schemas.features import HistoryFeature, HistoryListFeature, IdFeature, IdListFeature, StringFeature
 from schemas.job import JobConfig
 
 ZERO_ONE = "an integer or boolean 0/1"
+KEY = "an integer or a string"
 
 
 class SchemaError(InputError):
@@ -38,6 +39,18 @@ def _label(kind: pa.DataType) -> bool:
     return pt.is_integer(kind) or pt.is_boolean(kind)
 
 
+def _key(kind: pa.DataType) -> bool:
+    return pt.is_integer(kind) or _text(kind)
+
+
+def _time(kind: pa.DataType) -> bool:
+    return pt.is_integer(kind) or pt.is_timestamp(kind) or pt.is_date(kind)
+
+
+def _key_or_list(kind: pa.DataType) -> bool:
+    return _key(kind) or _list_of(_key)(kind)
+
+
 def needs(job: JobConfig) -> list[tuple[str, str, Callable[[pa.DataType], bool], str]]:
     """(column, who reads it, test of its Arrow type, that type in words) for everything the job reads."""
     out: list[tuple[str, str, Callable[[pa.DataType], bool], str]] = []
@@ -49,6 +62,13 @@ def needs(job: JobConfig) -> list[tuple[str, str, Callable[[pa.DataType], bool],
             out.append((feature.source, who, _list_of(pt.is_integer), "a list of integers"))
             if feature.weights:
                 out.append((feature.weights, who, _list_of(_number), "a list of numbers"))
+        elif isinstance(feature, HistoryListFeature):
+            out.append((feature.source, who, pt.is_integer, "an integer"))
+            out.append((feature.by, who, _key, KEY))
+            out.append((TIME_COLUMN, who, _time, "a time or an integer"))
+        elif isinstance(feature, HistoryFeature):
+            value, words = (_key, KEY) if feature.columns else (_key_or_list, f"{KEY}, or a list of them")
+            out += [(column, who, value, words) for column in feature.sources]
         elif isinstance(feature, StringFeature):
             out.append((feature.source, who, _text, "a string"))
         else:

@@ -3,6 +3,7 @@
     id, string, bucket   a row of the table; the table's own last row where out of vocabulary
     ids                  lists of them, with float32 weights where the feature has some
     float                float32, transformed
+    count, encoding      float32, from the statistics of earlier days (history_lookup.py)
     label, indicator     int8, 0 or 1
     regression label     float32, clipped; 0 outside of the rows it is trained on, which are not checked
     sample weight        float32; likewise
@@ -27,11 +28,21 @@ from pipeline.data import checks
 from pipeline.data.checks import Finding, Where
 from pipeline.data.flags import Flags
 from pipeline.data.hashing import bucket_distinct, bucket_integers, bucket_strings
+from pipeline.data.history_lookup import History, day_of
 from pipeline.data.quarantine import Piece, below_root
 from pipeline.data.rows import MATRICES, Float32, Int8, Int32, Int64, Layout, Lists, Rows, Value
 from pipeline.data.spaces import Spaces
 from pipeline.data.vocabulary_lookup import StringLookup, lookups
-from schemas.features import BucketFeature, FloatFeature, IdFeature, IdListFeature, StringFeature
+from schemas.features import (
+    BucketFeature,
+    FloatFeature,
+    HistoryFeature,
+    HistoryListFeature,
+    IdFeature,
+    IdListFeature,
+    ListFeature,
+    StringFeature,
+)
 from schemas.job import JobConfig
 
 MISSING_UNKNOWN = "write it without nulls, or set the feature's missing: unknown"
@@ -45,7 +56,7 @@ COUNTED_BOUNDARIES = 24
 class Encoder:
     """Checks and encodes one Arrow batch after another."""
 
-    def __init__(self, job: JobConfig, flags: Flags | None = None) -> None:
+    def __init__(self, job: JobConfig, flags: Flags | None = None, history: History | None = None) -> None:
         self.job = job
         self.layout = Layout(job)
         self._lookups = lookups(job)
@@ -57,8 +68,11 @@ class Encoder:
         }
         by_name = {f.name: f for f in job.features}
         self._ids = [(by_name[name], one_id[type(by_name[name])]) for name in self.layout.ids]
-        self._numbers = job.dense
-        self._lists = [f for f in job.features if isinstance(f, IdListFeature)]
+        self._numbers = [(at, f) for at, f in enumerate(job.dense) if isinstance(f, FloatFeature)]
+        self._history = history
+        self._of_history = [(at, f) for at, f in enumerate(job.dense) if isinstance(f, HistoryFeature)]
+        assert history is not None or not job.history, "counts and target encodings need the days before"
+        self._lists = [f for f in job.features if isinstance(f, ListFeature)]
         self._spaces = Spaces(job)
 
     def __call__(self, batch: pa.RecordBatch, row_ids: Int64, where: Where) -> Rows:
@@ -91,10 +105,17 @@ class Encoder:
         for (feature, encode), id_N in zip(self._ids, rows.id_IN, strict=True):
             if encode(feature, batch, where, id_N):
                 unknown.add(feature.name)
-        for number, number_N in zip(self._numbers, rows.number_FN, strict=True):
-            self._float(number, batch, where, number_N)
+        for at, number in self._numbers:
+            self._float(number, batch, where, rows.number_FN[at])
+        if self._history is not None and self._of_history:
+            places, numbers = zip(*self._of_history, strict=True)
+            for at, x_N in zip(places, self._history.numbers(numbers, batch, day_of(where.path)), strict=True):
+                rows.number_FN[at] = x_N
         for feature in self._lists:
-            rows.lists[feature.name], some = self._list(feature, batch, where)
+            if isinstance(feature, HistoryListFeature):
+                rows.lists[feature.name], some = self._last(feature, batch, where)
+            else:
+                rows.lists[feature.name], some = self._list(feature, batch, where)
             if some:
                 unknown.add(feature.name)
         self._labels(batch, where, rows)
@@ -117,7 +138,7 @@ class Encoder:
             piece = Piece(file, where.group, where.number(row), 1, finding.kind, finding.column, reason)
             self._flags.row(int(row_id_N[row]), piece)
 
-    def _rows(self, feature: IdFeature | IdListFeature | StringFeature) -> int:
+    def _rows(self, feature: IdFeature | ListFeature | StringFeature) -> int:
         return self.job.tables[feature.table_name].rows
 
     def _id(self, feature: IdFeature, batch: pa.RecordBatch, where: Where, out_N: Int32) -> bool:
@@ -131,7 +152,7 @@ class Encoder:
         out_N[column.is_null().to_numpy(zero_copy_only=False)] = self._rows(feature)
         return True
 
-    def _to_rows(self, feature: IdFeature | IdListFeature, id_N: npt.NDArray[np.integer], out_N: Int32) -> bool:
+    def _to_rows(self, feature: IdFeature | ListFeature, id_N: npt.NDArray[np.integer], out_N: Int32) -> bool:
         if not feature.vocabulary:
             return to_rows(id_N, self._rows(feature), feature.hash, out_N)
         out_N[:] = self._lookups[feature.name](id_N.astype(np.int64, copy=False))
@@ -218,6 +239,14 @@ class Encoder:
             self._found(checks.negative_weights(weight_M, offset_N, feature.weights), where)
             weight_M = over_their_sum(weight_M, offset_N)
         return Lists(offset_N, id_M, weight_M), unknown
+
+    def _last(self, feature: HistoryListFeature, batch: pa.RecordBatch, where: Where) -> tuple[Lists, bool]:
+        """The lists of earlier days' values, and whether some may be out of vocabulary."""
+        assert self._history is not None
+        offset_N, value_M = self._history.lists(feature, batch, day_of(where.path))
+        id_M = np.empty(len(value_M), np.int32)
+        unknown = self._to_rows(feature, value_M, id_M)
+        return Lists(offset_N.astype(np.int32), id_M, None), unknown
 
     def _list_parts(self, column: pa.Array, name: str, where: Where) -> tuple[Int32, pa.Array]:
         """Offsets from 0 and the flat values of a list column."""

@@ -8,7 +8,8 @@ import pickle
 from collections.abc import Sequence
 
 from pipeline.data.files import Listed, list_days, origin_of, plan, plan_files
-from pipeline.data.manifest import Manifest, from_bytes
+from pipeline.data.history import attach
+from pipeline.data.manifest import HISTORY, Manifest, from_bytes
 from pipeline.storage import filesystem
 from schemas.errors import InputError
 from schemas.events import DayRange
@@ -67,9 +68,16 @@ def plan_from_bytes(data: bytes, job: JobConfig) -> Plan:
 
 
 def plan_job(job: JobConfig, stored: bytes | None) -> Plan:
-    """The training manifest that the newest checkpoint has `stored` or a new one, and the evaluation's."""
+    """The training manifest that the newest checkpoint has `stored` or a new one, and the evaluation's.
+
+    With the statistics of earlier days that the job's features need, counted where they are not yet.
+    """
     training = frozen(job, job.data.train, stored)
-    return Plan(training, plan(job, job.data.eval) if job.data.eval else None)
+    evaluation = plan(job, job.data.eval) if job.data.eval else None
+    both = [(training.manifest, job.data.train)]
+    both += [(evaluation, job.data.eval)] if evaluation and job.data.eval else []
+    attach(job, both)
+    return Plan(training, evaluation)
 
 
 def frozen(job: JobConfig, days: DayRange, stored: bytes | None) -> Planned:
@@ -97,6 +105,8 @@ def frozen(job: JobConfig, days: DayRange, stored: bytes | None) -> Planned:
                 f"{job.data.path}: files of the training days changed since the run began; restore them, or name "
                 "another output to start anew"
             )
+        if HISTORY in manifest.origin:
+            again.origin[HISTORY] = manifest.origin[HISTORY]
         manifest = again
     return Planned(manifest, tuple(late))
 

@@ -15,6 +15,7 @@ from pipeline.batch import Batch
 from pipeline.data.collate import Collator
 from pipeline.data.encode import Encoder
 from pipeline.data.flags import Flags
+from pipeline.data.history import history_of
 from pipeline.data.lanes import lane_rows
 from pipeline.data.permute import unflagged
 from pipeline.data.quarantine import Piece
@@ -44,7 +45,8 @@ class Loader:
         self._pin = pin  # page-locked batches, which a GPU fetches while it computes
         self._patience = job.train.timeout_seconds
         self.flags = Flags(job.data) if job.data.quarantine else None
-        self.encoder = Encoder(job, self.flags)
+        history = history_of(job, source.history) if job.history else None
+        self.encoder = Encoder(job, self.flags, history)
         self._collator = Collator(job)
         self._queue: queue.Queue[Batch | BaseException | None] = queue.Queue(job.data.prefetch_batches)
         self._stop = threading.Event()

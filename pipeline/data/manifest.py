@@ -19,6 +19,8 @@ from schemas.errors import InputError
 
 MAGIC = b"fulcrum manifest 1\n"
 DIGEST_BYTES = 16
+HISTORY = "history"
+"""In a manifest's origin: the statistics of earlier days that its rows are encoded with (history.py)."""
 
 FILES = pa.schema(
     [

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from schemas.features import FloatFeature, IdListFeature
+from schemas.features import ListFeature
 from schemas.job import JobConfig
 
 Int8 = npt.NDArray[np.int8]
@@ -39,11 +39,11 @@ class Layout:
     """Which column lies where in Rows."""
 
     def __init__(self, job: JobConfig) -> None:
-        self.lists = {f.name: f.weights is not None for f in job.features if isinstance(f, IdListFeature)}
+        self.lists = {f.name: f.weights is not None for f in job.features if isinstance(f, ListFeature)}
         """Whether it has weights, by list feature."""
         self.ids = [f.name for f in job.embedded if f.name not in self.lists]
         """Features of one id a row, in the order of the rows of `id_IN`."""
-        self.numbers = [f.name for f in job.features if isinstance(f, FloatFeature)]
+        self.numbers = [f.name for f in job.dense]
         self.labels = [t.name for t in job.tasks]
         self.indicators = [t.name for t in job.tasks if t.indicator]
         """Tasks with an indicator, in the order of the rows of `indicator_JN`."""

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from pipeline.data.manifest import Manifest
+from pipeline.data.manifest import HISTORY, Manifest
 from pipeline.data.order import Order, Stretch, deal, permuted_groups
 from pipeline.data.shuffle import Shuffle
 from pipeline.storage import filesystem
@@ -30,6 +30,8 @@ class Source:
     """How patiently it is read."""
     lenient: bool = False
     """Whether what cannot be decoded is left out."""
+    history: dict[str, Any] | None = None
+    """The statistics of earlier days, as history.py freezes them; None where the job needs none."""
 
 
 def epoch_source(job: JobConfig, manifest: Manifest, epoch: int, shuffle: bool) -> Source:
@@ -47,4 +49,5 @@ def epoch_source(job: JobConfig, manifest: Manifest, epoch: int, shuffle: bool) 
         epoch=epoch,
         storage=job.data.storage,
         lenient=job.data.bad.corrupt == "quarantine",
+        history=manifest.origin.get(HISTORY),
     )

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.data.hashing import fnv1a, mix
 from pipeline.data.vocabulary_file import COUNT, VALUE
@@ -24,6 +25,8 @@ FRESH_ROWS = 65_536
 MERGE_COPIES = 16
 """Merging holds the old counts, the new ones and a hash table of both, and Arrow keeps what it freed: so many times the
 old, as measured by the process's growth."""
+CLOSE = 4
+"""Ids whose range is within so many times their number are counted in an array of the range."""
 OCCUPANCY_BYTES = 17
 """A row of a hashed table, in `Occupancy`."""
 
@@ -31,6 +34,17 @@ OCCUPANCY_BYTES = 17
 def hash64(values: pa.Array) -> UInt64:
     """The hash whose remainder is a value's row in a hashed table (see pipeline/data/hashing.py)."""
     return mix(values.to_numpy().view(np.uint64) if pa.types.is_integer(values.type) else fnv1a(values))
+
+
+def distinct_ids(id_M: Int64) -> tuple[pa.Array, Int64]:
+    """The distinct ids and how often each comes."""
+    low, high = (int(id_M.min()), int(id_M.max())) if len(id_M) else (0, 0)
+    if high - low < CLOSE * len(id_M):
+        count_R = np.bincount(id_M - low)
+        place_N = np.flatnonzero(count_R)
+        return pa.array(place_N + low), count_R[place_N]
+    found = pc.value_counts(pa.array(id_M))
+    return found.field("values"), found.field("counts").to_numpy()
 
 
 class ValueCounts:

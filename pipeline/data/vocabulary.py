@@ -17,7 +17,7 @@ from pipeline.data.manifest import Manifest
 from pipeline.data.order import Stretch
 from pipeline.data.reader import read_stretches
 from pipeline.data.source import epoch_source
-from pipeline.data.value_counts import Occupancy, ValueCounts, hash64, make_room, uniform_share
+from pipeline.data.value_counts import Occupancy, ValueCounts, distinct_ids, hash64, make_room, uniform_share
 from pipeline.data.vocabulary_file import (
     COUNT,
     VALUE,
@@ -170,13 +170,17 @@ class Survey:
         began, rows = time.perf_counter(), 0
         counts = [tally.counts for tally in self.tallies]
         for batch in _batches(self.job, manifest):
-            for feature in self.job.valued:
-                found = self._found(feature, batch.column(feature.source))
-                for tally in self._by_feature[feature.name]:
-                    tally.add(found, feature)
+            self.add(batch)
             make_room(counts, self.memory)
             rows += batch.num_rows
             tell(Progress(rows, manifest.rows, time.perf_counter() - began))
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Counts the values of one batch."""
+        for feature in self.job.valued:
+            found = self._found(feature, batch.column(feature.source))
+            for tally in self._by_feature[feature.name]:
+                tally.add(found, feature)
 
     def lines(self) -> list[Line]:
         """What was found, features in the order of their tables, each shared table's line after its features'."""
@@ -191,8 +195,7 @@ class Survey:
             index, count_N = np.unique(column.indices.drop_null().to_numpy(), return_counts=True)
             values = column.dictionary.take(pa.array(index)).cast(TEXT)
         else:
-            value_N, count_N = np.unique(signed(column.drop_null()), return_counts=True)
-            values = pa.array(value_N)
+            values, count_N = distinct_ids(signed(column.drop_null()))
         nulls = whole - int(count_N.sum())
         hash_N = hash64(values)
         return _Found(values, count_N, hash_N, self._rows(feature, values, hash_N), nulls)

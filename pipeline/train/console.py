@@ -2,21 +2,12 @@
 
 from pipeline.metrics import BinaryMetrics, Metrics
 from pipeline.model import NetworkSize
+from pipeline.report.text import aligned, duration
 from pipeline.train.budget import left_out_words
 from pipeline.train.checkpoint import Saved
 from pipeline.train.loop import Report
 
 UNDEFINED = "undefined"
-
-
-def duration(seconds: float) -> str:
-    """As 45s, 3m20s or 2h05m."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
 def progress_line(report: Report) -> str:
@@ -90,7 +81,7 @@ def _binary_table(metrics: Metrics, attainable: dict[str, float]) -> str:
         if attainable:
             line += _reached(m, attainable.get(name))
         lines.append(line)
-    return _aligned(lines)
+    return aligned(lines)
 
 
 def _regression_table(metrics: Metrics) -> str:
@@ -99,20 +90,7 @@ def _regression_table(metrics: Metrics) -> str:
         interval = UNDEFINED if m.mse_low is None else f"{m.mse_low:.4g} - {m.mse_high:.4g}"
         lines.append([name, f"{m.rows:,}", _number(m.mse, ".4g"), interval])
         lines[-1] += [_number(m.mae, ".4g"), _number(m.r2, ".4f")]
-    return _aligned(lines)
-
-
-def _aligned(lines: list[list[str]]) -> str:
-    """The first line is the head."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
+    return aligned(lines)
 
 
 def _reached(m: BinaryMetrics, best: float | None) -> list[str]:

@@ -23,6 +23,7 @@ from pipeline.train.budget import Budget
 from pipeline.train.checkpoint import Checkpoints, Commit, Progress, Saved
 from pipeline.train.dist import Ranks
 from pipeline.train.optim import Optimizers
+from pipeline.train.pace import PACE, Pace
 from pipeline.train.pieces import Pieces, State
 from pipeline.train.restore import load_training, load_window
 from pipeline.train.step import StepOutput, TrainStep
@@ -114,6 +115,8 @@ class Training:
         self.rows = total_rows(job, manifest.rows)
         self._window = _Window(self)
         self._saved_step = 0
+        self.pace = Pace()
+        """What the run has cost, its earlier attempts included."""
         self.extras: dict[str, bytes] = {}
         """Small files of rank 0's that every checkpoint takes along, read again by `Commit.read`."""
 
@@ -125,6 +128,8 @@ class Training:
         if CURSOR in commit.files:
             source = epoch_source(self.job, self.manifest, commit.progress.epoch, shuffle=True)
             check_cursor(commit.read(CURSOR), source, commit.progress.rows_done, commit.path)
+        if PACE in commit.files:
+            self.pace.restore(commit.read(PACE))
         if LOG in commit.files:
             self.budget.restore(commit.read(LOG))
         return lines
@@ -144,23 +149,26 @@ class Training:
         self.model.train()
         batches = stop.waited(training_batches(self.job, self.manifest, self.ranks, start))
         step = TrainStep(self.model, self.optimizers, self.job, self.ranks, self.steps, self.budget)
+        self.pace.begin(start.samples)
         try:
             with self._saves_end():
                 while progress.step < self.steps:
                     output = step(batches, progress.step)
                     progress = self._after(progress, output)
                     window.add(output)
-                    if progress.step % train.log_every == 0 or progress.step == self.steps:
-                        report = window.close(progress)
-                        if report is not None:
-                            tell(report)
+                    self.pace.step(progress.samples)
                     why = output.stop
-                    if why or progress.step % train.checkpoint_every == 0 or progress.step == self.steps:
-                        window.leave_out(self.save(progress))
-                    if progress.step % train.log_every == 0:
-                        self._settle()
-                    for saved in self.checkpoints.told():
-                        tell_saved(saved, progress)
+                    with self.pace.aside():
+                        if progress.step % train.log_every == 0 or progress.step == self.steps:
+                            report = window.close(progress)
+                            if report is not None:
+                                tell(report)
+                        if why or progress.step % train.checkpoint_every == 0 or progress.step == self.steps:
+                            window.leave_out(self.save(progress))
+                        if progress.step % train.log_every == 0:
+                            self._settle()
+                        for saved in self.checkpoints.told():
+                            tell_saved(saved, progress)
                     if why:
                         break
             for saved in self.checkpoints.told():
@@ -181,6 +189,7 @@ class Training:
             return 0.0
         began = time.perf_counter()
         self._refuse_nan()
+        self.pace.measure(self.ranks)
         self.budget.write()  # before: no commit without its log
         self.checkpoints.save(
             self.model,
@@ -199,7 +208,8 @@ class Training:
             return {}
         source = epoch_source(self.job, self.manifest, progress.epoch, shuffle=True)
         log = {LOG: self.budget.content()} if self.budget.active else {}
-        return self.extras | {CURSOR: cursor(source, progress.rows_done)} | log
+        own = {CURSOR: cursor(source, progress.rows_done), PACE: self.pace.encoded()}
+        return self.extras | own | log
 
     def _settle(self) -> None:
         """Ends a save in the background that all ranks have done: its failure should not wait for the next save."""

@@ -10,13 +10,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from schemas.errors import InputError
-from schemas.features import EmbeddedFeature, FeatureSpec, FloatFeature, IdFeature, IdListFeature, StringFeature
+from schemas.features import DenseFeature, EmbeddedFeature, FeatureSpec, IdFeature, ListFeature, StringFeature
+from schemas.identity import VOCABULARIES
 from schemas.job import JobConfig
 from schemas.model import SCALED
 from schemas.strict import nearest
 
-VOCABULARIES = "vocabularies"
-"""Beside a job's settings in its checkpoints: the fingerprint of each feature's vocabulary, by feature."""
 FREE = ("name", "output", "seed", "data", "train", "tracking", "warm_start", "dense_optimizer")
 """Settings of the job that are no structure."""
 FREE_WITH_STATE = ("balance",)
@@ -25,7 +24,10 @@ FREE_IN_TABLE = ("sharding", "init_scale")
 FREE_IN_TASK = ("weight", "decay", "decay_per", "sample_weight")
 FREE_IN_MODEL = ("dropout",)
 FREE_IN_OPTIMIZER = ("lr", "eps")
-VOUCHED = ("column", "weights", "missing", "label", "clip", "indicator", "space")
+VOUCHED = (
+    *("column", "weights", "missing", "label", "clip", "indicator", "space"),
+    *("columns", "days", "smoothing", "default", "by", "last"),
+)
 """Where a feature or label is read, and on which rows: the weights stay as they are, and the user vouches that they
 mean the same, or are to be trained on to mean the other."""
 ANOTHER_NAME = "declare it under another name, which starts anew, and remove this one"
@@ -115,7 +117,7 @@ def hashed(feature: EmbeddedFeature) -> bool:
     """Whether a value's row goes with the number of the table's rows."""
     if getattr(feature, "vocabulary", None):
         return False
-    return isinstance(feature, StringFeature) or (isinstance(feature, IdFeature | IdListFeature) and feature.hash)
+    return isinstance(feature, StringFeature) or (isinstance(feature, IdFeature | ListFeature) and feature.hash)
 
 
 def _came_and_went(kind: str, old: list[str], new: list[str]) -> list[Difference]:
@@ -172,7 +174,7 @@ def _features(
 def _feature(feature: FeatureSpec) -> dict[str, Any]:
     """The feature's settings, spelt out; of a vocabulary its presence, since where it lies does not matter."""
     out = feature.model_dump() | {"column": feature.source}
-    if not isinstance(feature, FloatFeature):
+    if not isinstance(feature, DenseFeature):
         out["table"] = feature.table_name
     if "vocabulary" in out:
         out["vocabulary"] = bool(out["vocabulary"])

@@ -20,26 +20,16 @@ from pipeline.train.console import checkpoint_line, evaluation_line, metrics_tab
 from pipeline.train.dist import Ranks
 from pipeline.train.loop import Report, Training, evaluate
 from pipeline.train.migrate import load_parent, opening_lines
-from pipeline.train.migrate_structure import VOCABULARIES
 from pipeline.train.optim import Optimizers
 from pipeline.train.precision import settled
+from pipeline.train.result import result, write_result
 from pipeline.train.table_state import set_replica_steps
 from pipeline.train.warm_start import LINEAGE, Lineage, Parent, find_parent, lineage_of
 from schemas.errors import InputError
+from schemas.identity import MAY_CHANGE, VOCABULARIES, changes, fingerprint, numeric
 from schemas.job import JobConfig
 
 START = Progress(step=0, epoch=0, rows_done=0, samples=0)
-MAY_CHANGE = ("output", "tracking", "name")
-"""Settings a resumed job may change: they do not touch the numbers."""
-MAY_CHANGE_IN_TRAIN = (
-    "log_every",
-    "checkpoint_every",
-    "keep_last",
-    "resume",
-    "timeout_seconds",
-    "stop_seconds",
-    "async_checkpoint",
-)
 
 
 def run_job(
@@ -58,6 +48,7 @@ def _run_job(
     checkpoints = Checkpoints(
         f"{job.output}/checkpoints", train.keep_last, train.timeout_seconds, train.async_checkpoint
     )
+    asked = fingerprint(config)
     commit = checkpoints.newest()
     check_agreement(
         {
@@ -110,6 +101,7 @@ def _run_job(
                 lambda report: _tell(report, tracking),
                 lambda saved, progress: _tell_saved(saved, progress, say, tracking),
             )
+        metrics = None
         if evaluation is not None:
             say(f"evaluating on {evaluation.rows:,} rows")
             metrics = evaluate(
@@ -124,7 +116,10 @@ def _run_job(
             if metrics is not None and tracking is not None:
                 tracking.metrics("eval", end.samples, metrics, {})
                 say("\n" + metrics_table(metrics, attainable) + "\n")
+        loop.pace.measure(ranks)
         if ranks.first:
+            told_of = (job, asked, training, evaluation, ranks, end, size, loop.pace, metrics, attainable)
+            write_result(job, result(*told_of))
             _tell_late(job, planned, end, tracking)
         failed = False
     finally:
@@ -175,7 +170,7 @@ def same_job(commit: Commit, config: dict[str, Any], training: Manifest, resume:
         raise InputError(
             f"train.resume: {commit.path} is committed and resume is off; name another output, or remove this one"
         )
-    changed = sorted(_changes(_numeric(_up_to_date(commit.job)), _numeric(config)))
+    changed = sorted(changes(numeric(_up_to_date(commit.job)), numeric(config)))
     if changed:
         raise InputError(
             f"{commit.path}: saved under another configuration; {', '.join(changed)} changed. "
@@ -203,31 +198,6 @@ def _up_to_date(saved: dict[str, Any]) -> dict[str, Any]:
         return saved | JobConfig.model_validate(settings).model_dump(mode="json", by_alias=True)
     except ValidationError:
         return saved
-
-
-def _numeric(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings that decide the numbers."""
-    out = {key: value for key, value in config.items() if key not in (*MAY_CHANGE, VOCABULARIES)}
-    # where a vocabulary lies does not matter either: what it holds is compared
-    out["features"] = [{**feature, "vocabulary": bool(feature.get("vocabulary"))} for feature in config["features"]]
-    out["train"] = {key: value for key, value in config["train"].items() if key not in MAY_CHANGE_IN_TRAIN}
-    # a plan lays tables, it trains them alike; row-wise Adagrad under column_wise is told of where it is converted
-    out["tables"] = {
-        name: {k: v for k, v in table.items() if k != "sharding"} for name, table in config["tables"].items()
-    }
-    # where the log lies, how far to read ahead and how patiently do not matter: its fingerprint is compared
-    # what ends a run and what it leaves out instead: until then, the rows are the same
-    free = ("path", "prefetch_batches", "storage", "require_success", "eval", "bad")
-    out["data"] = {k: v for k, v in config["data"].items() if k not in free}
-    return out
-
-
-def _changes(old: Any, new: Any, path: str = "") -> list[str]:
-    """Dotted keys whose values differ."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = old.keys() | new.keys()
-        return [c for key in keys for c in _changes(old.get(key), new.get(key), f"{path}.{key}" if path else key)]
-    return [] if old == new else [path]
 
 
 def _tell_late(job: JobConfig, planned: Planned, end: Progress, tracking: Tracking | None) -> None:

@@ -205,8 +205,8 @@ def test_evaluation_leaves_out_and_counts_on_its_own(tmp_path: Path) -> None:
 
 
 def test_a_lower_budget_or_another_policy_does_not_make_it_another_job(tmp_path: Path) -> None:
-    from pipeline.train.run import _changes, _numeric
+    from schemas.identity import changes, numeric
 
     job = parse_job(config_of(tmp_path, tmp_path), "a").model_dump(mode="json", by_alias=True)
     other = parse_job(config_of(tmp_path, tmp_path, rows=9), "b").model_dump(mode="json", by_alias=True)
-    assert _changes(_numeric(job), _numeric(other)) == []
+    assert changes(numeric(job), numeric(other)) == []

@@ -9,7 +9,9 @@ from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from pipeline.data.files import plan
+from pipeline.data.history import attach
 from pipeline.data.loader import Loader
+from pipeline.data.manifest import Manifest
 from pipeline.data.source import epoch_source
 from pipeline.embedding.sharding import shard
 from pipeline.metrics import Metrics
@@ -56,6 +58,13 @@ def build(config: dict[str, Any], rank: int, world: int) -> tuple[Any, Any, Opti
     return job, model, Optimizers(model, job), ranks
 
 
+def planned(job: Any) -> Manifest:
+    """The training days, with the statistics of earlier days where the job needs them."""
+    manifest = plan(job, job.data.train)
+    attach(job, [(manifest, job.data.train)])
+    return manifest
+
+
 def train(rank: int, world: int, config: dict[str, Any]) -> RankState:
     """Trains the whole job on this rank."""
     return train_built(*build(config, rank, world))
@@ -63,7 +72,7 @@ def train(rank: int, world: int, config: dict[str, Any]) -> RankState:
 
 def train_built(job: Any, model: Any, optimizers: Optimizers, ranks: Ranks) -> RankState:
     """Trains the whole job from the weights that the model has."""
-    manifest = plan(job, job.data.train)
+    manifest = planned(job)
     steps = total_steps(job, manifest.rows)
     step = TrainStep(model, optimizers, job, ranks, steps)
     batches = training_batches(job, manifest, ranks, START)
@@ -121,7 +130,7 @@ def train_saving(rank: int, world: int, config: dict[str, Any], folder: str, ste
 
 def _train_through(rank: int, world: int, config: dict[str, Any], checkpoints: Checkpoints) -> RankState:
     job, model, optimizers, ranks = build(config, rank, world)
-    training = Training(job, plan(job, job.data.train), model, optimizers, ranks, checkpoints, config)
+    training = Training(job, planned(job), model, optimizers, ranks, checkpoints, config)
     commit, start = checkpoints.newest(), START
     if commit is not None:
         training.load(commit)

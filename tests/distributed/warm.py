@@ -75,10 +75,22 @@ class _Rank(subprocess.Popen[Any]):
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         self.pid = os.fork()
         if self.pid == 0:
-            _become(asked["args"], asked["env"], asked["cwd"], asked["start_new_session"], files)
+            self._become(asked, files)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         self._child_created = True
         self._close_pipe_fds(*(asked[name] for name in _PIPES))  # type: ignore[attr-defined]
+
+    def _become(self, asked: dict[str, Any], files: Sequence[int]) -> NoReturn:
+        _become(asked["args"], asked["env"], asked["cwd"], asked["start_new_session"], files)
+
+
+class Nested(_Rank):
+    """A launcher forked from a process that was itself forked warm; what such a process starts jobs with."""
+
+    def _become(self, asked: dict[str, Any], files: Sequence[int]) -> NoReturn:
+        if asked["preexec_fn"] is not None:
+            asked["preexec_fn"]()
+        _launcher(asked["args"], asked["env"], asked["cwd"], asked["start_new_session"], files)
 
 
 _FILES = ((1, "c2pwrite"), (2, "errwrite"))

@@ -37,7 +37,7 @@ def test_the_small_job_and_its_order_of_columns() -> None:
     assert job.parents == [None, 0, 0, 0]
     assert job.weighted_ids
     assert job.columns == [
-        *("user_id", "item_id", "session", "history", "recent", "city", "price", "age", "history_weight"),
+        *("user_id", "item_id", "session", "history", "history_weight", "recent", "city", "price", "age"),
         *("click", "cart", "fav", "order"),
     ]
 

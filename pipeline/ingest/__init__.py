@@ -1,0 +1,1 @@
+"""Published data sets -> the event-log contract. One file a data set; what they share lies beside them."""

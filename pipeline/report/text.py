@@ -1,0 +1,26 @@
+"""Numbers and tables as text, for a terminal."""
+
+from collections.abc import Sequence
+
+
+def duration(seconds: float) -> str:
+    """As 45s, 3m20s or 2h05m."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """A table whose first line is its head; the first column is words, the others are numbers."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    ruled = [lines[0], ["-" * width for width in widths], *lines[1:]]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in ruled
+    )
