@@ -59,10 +59,12 @@ def command(words: Sequence[str]) -> int:
     return code
 
 
-def compared(job: str, sides: Path, out: Path, arguments: argparse.Namespace, settings: Sequence[str]) -> Values:
-    """Runs `./launch.sh compare` on the job and reads each side's metrics back from results.parquet."""
+def compared(
+    job: str, sides: Path, size: int, out: Path, arguments: argparse.Namespace, settings: Sequence[str]
+) -> Values:
+    """Runs `./launch.sh compare` on the job, each network of `size` parameters; the metrics of results.parquet."""
     words = ["jobs.compare", str(HERE / job), "--out", str(out), "--sides", str(sides), "--baseline", "single_task"]
-    words += ["--seeds", str(arguments.seeds), "--jobs", str(arguments.jobs)]
+    words += ["--seeds", str(arguments.seeds), "--jobs", str(arguments.jobs), "--size", str(size)]
     command([*words, *settings, *arguments.set, "tracking.mode=disabled"])
     return read_results(out / "results.parquet")
 

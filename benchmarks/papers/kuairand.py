@@ -3,11 +3,11 @@
     python benchmarks/papers/kuairand.py                # 5 seeds
     python benchmarks/papers/kuairand.py --tune --set train.epochs=2
 
-single_task with tables of its own for each task (a model a task), shared_bottom, mmoe and ple of one size are trained on
-the first ten days and scored on the last two; LightGBM on the same columns beside them, its leaves and rounds found on the
-tenth day. No embedding of users or videos: both see them through counts and target encodings of earlier days. --tune
-trains on nine days and scores the tenth: settings are chosen there, and the last two days are looked at once they are
-fixed.
+single_task with tables of its own for each task (a model a task), shared_bottom, mmoe and ple of one size are trained
+on the first ten days and scored on the last two; LightGBM on the same columns beside them, its leaves and rounds found
+on the tenth day. No embedding of users or videos: both see them through counts and target encodings of earlier days.
+--tune trains on nine days and scores the tenth: settings are chosen there, and the last two days are looked at once
+they are fixed.
 """
 
 import sys
@@ -19,6 +19,8 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.papers.experiment import HERE, compared, forest, gains, ingested, parser, show, table  # noqa: E402
 
 TUNE = ["data.train.to=2022-05-03", "data.eval.from=2022-05-04", "data.eval.to=2022-05-04"]
+SIZE = 177_000
+"""Parameters of each dense network."""
 TREES = [
     {"num_leaves": n, "learning_rate": 0.03, "min_child_samples": 50, "colsample_bytree": 0.4, "reg_lambda": 5.0}
     for n in (7, 15, 31)
@@ -38,7 +40,7 @@ def main() -> int:
         arguments.seeds, choices, quick = 1, [{"num_leaves": 7, "learning_rate": 0.5}], ["train.max_steps=4"]
     from schemas.load import load_job
 
-    values = compared("kuairand.yaml", HERE / "kuairand.sides.yaml", out / "runs", arguments, [*settings, *quick])
+    values = compared("kuairand.yaml", HERE / "kuairand.sides.yaml", SIZE, out / "runs", arguments, [*settings, *quick])
     job = load_job(str(HERE / "kuairand.yaml"), settings)
     last = job.data.train.last.toordinal()
     trees = forest(job, lambda columns: columns.day_N == last, choices, arguments.seeds, out)

@@ -4,10 +4,10 @@
     python benchmarks/papers/synthetic.py --seeds 20 --rows 1400000 --out runs/synthetic
 
 single_task, shared_bottom, mmoe and ple of one size learn the process of process.py for cosines of .2, .4, .5, .75 and
-1 between the tasks' weights. A seed draws the process, the rows, the initial weights. All four see the same rows in the
-same steps, none of them twice, and are scored on the same other rows. The error is the test MSE as a share of the labels'
-variance, which differs from draw to draw, the mean of both tasks; a gain is the shared bottom's less the side's, of one
-seed.
+1 between the tasks' weights. A seed draws the process, the rows, the initial weights. All four see the same rows in
+the same steps, none of them twice, and are scored on the same other rows. The error is the test MSE as a share of the
+labels' variance, which differs from draw to draw, the mean of both tasks; a gain is the shared bottom's less the
+side's, of one seed.
 
 --out keeps every (correlation, seed) as it is done; the same command goes on from there. It gets synthetic.html,
 synthetic.svg and synthetic.csv.
@@ -197,7 +197,7 @@ def main() -> int:
     """Runs what has not been run, and reports."""
     arguments = parser().parse_args()
     if arguments.quick:
-        arguments.seeds, arguments.correlations, arguments.rows, arguments.jobs = 2, [0.2, 1.0], 2048, 1
+        arguments.seeds, arguments.correlations, arguments.rows, arguments.jobs = 2, [0.2, 1.0], 1024, 1
     if arguments.seeds < 2:
         print("--seeds: an interval takes 2 or more")
         return 2

@@ -31,16 +31,16 @@ def report(found: Found, arguments: argparse.Namespace, out: Path) -> None:
     for cells in [columns, *rows]:
         print("".join(f"{cell:>24}" if place > 1 else f"{cell:>17}" for place, cell in enumerate(cells)))
     print(
-        "\nerror: test MSE as a share of the labels' variance, mean of both tasks; gain: the shared bottom's error less the "
-        "side's, paired by seed; +- half of the 95 % interval"
+        "\nerror: test MSE as a share of the labels' variance, mean of both tasks; gain: the shared bottom's error "
+        "less the side's, paired by seed; +- half of the 95 % interval"
     )
     svg = plot(found, correlations, others, arguments.seeds)
     (out / "synthetic.svg").write_text(svg + "\n", encoding="utf-8")
     page = Page("What is gained as tasks grow apart", "MMoE's synthetic process, networks of one size.")
     page.section(
         "Gain over the shared bottom",
-        "The error is the test MSE as a share of the labels' variance, the mean of both tasks. Above 0 the side predicts "
-        "better. Bars are 95 % intervals over seeds.",
+        "The error is the test MSE as a share of the labels' variance, the mean of both tasks. Above 0 the side "
+        "predicts better. Bars are 95 % intervals over seeds.",
     )
     page.figure(svg, "The shared bottom's error less the side's, paired by seed")
     page.table(columns, rows, f"+- half of the 95 % interval over {arguments.seeds} seeds")
@@ -48,7 +48,8 @@ def report(found: Found, arguments: argparse.Namespace, out: Path) -> None:
     for words in about:
         page.text(words)
     page.write(out / "synthetic.html")
-    print(f"\nreport  {out / 'synthetic.html'}")
+    if arguments.out:
+        print(f"\nreport  {out / 'synthetic.html'}")
 
 
 def line(found: Found, correlation: float, seeds: int, others: list[str]) -> list[str]:

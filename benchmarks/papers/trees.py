@@ -116,8 +116,8 @@ def fitted(
     """The settings and rounds found on `held_out` training rows, and by seed the metric on the evaluation days.
 
     The metric is the AUC, or the MSE of a regression task. Of the choices that one is taken whose metric on the
-    held-out rows is best after a fit on the other training rows, with its best number of rounds; then each seed is fitted on all
-    training rows with so many.
+    held-out rows is best after a fit on the other training rows, with its best number of rounds; then each seed is
+    fitted on all training rows with so many.
     """
     assert job.data.eval is not None
     regression = job.tasks[task].kind == "regression"
