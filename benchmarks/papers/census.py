@@ -79,7 +79,7 @@ def main() -> int:
         log, out = split_again(log, arguments.out / "tune" / "events"), arguments.out / "tune"
     quick = []
     if arguments.quick:
-        arguments.seeds, choices, groups = 1, [{"num_leaves": 7, "learning_rate": 0.5}], {"group 1": GROUPS["group 1"]}
+        arguments.seeds, choices, groups = 1, TREES[:1], {"group 1": GROUPS["group 1"]}
         quick = ["train.max_steps=4"]
     from schemas.load import load_job
 
@@ -87,8 +87,8 @@ def main() -> int:
         named = f"[{', '.join(f'{{name: {task}}}' for task in tasks)}]"
         settings = [f"data.path={log}", f"tasks={named}"]
         folder = out / group.replace(" ", "-")
-        values = compared("census.yaml", HERE / "census.sides.yaml", SIZE, folder, arguments, [*settings, *quick])
-        trees = forest(load_job(str(HERE / "census.yaml"), settings), held_out, choices, arguments.seeds, out)
+        values = compared("census", SIZE, folder, arguments, [*settings, *quick])
+        trees = forest(load_job(str(HERE / "census.yaml"), settings), held_out, choices, arguments, out)
         print(f"\nCensus-Income, {group}: AUC, mean over {arguments.seeds} seeds +- half of the 95 % interval\n")
         show(table(values, trees, PUBLISHED[group]))
         show(gains(values, regression=()))

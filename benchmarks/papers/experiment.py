@@ -59,11 +59,15 @@ def command(words: Sequence[str]) -> int:
     return code
 
 
-def compared(
-    job: str, sides: Path, size: int, out: Path, arguments: argparse.Namespace, settings: Sequence[str]
-) -> Values:
-    """Runs `./launch.sh compare` on the job, each network of `size` parameters; the metrics of results.parquet."""
-    words = ["jobs.compare", str(HERE / job), "--out", str(out), "--sides", str(sides), "--baseline", "single_task"]
+def compared(name: str, size: int, out: Path, arguments: argparse.Namespace, settings: Sequence[str]) -> Values:
+    """Runs `./launch.sh compare` on NAME.yaml, each network of `size` parameters; the metrics of results.parquet.
+
+    The sides are those of NAME.sides.yaml, in a smoke run two of them.
+    """
+    sides = ["--sides", str(HERE / f"{name}.sides.yaml"), "--baseline", "single_task"]
+    if arguments.quick:
+        sides = ["--arch", "single_task", "ple"]
+    words = ["jobs.compare", str(HERE / f"{name}.yaml"), "--out", str(out), *sides]
     words += ["--seeds", str(arguments.seeds), "--jobs", str(arguments.jobs), "--size", str(size)]
     command([*words, *settings, *arguments.set, "tracking.mode=disabled"])
     return read_results(out / "results.parquet")
@@ -93,10 +97,12 @@ def remembered(path: Path, settings: Any, make: Callable[[], Any]) -> Any:
 
 
 def forest(
-    job: Any, held_out: Callable[[Any], Any], choices: list[dict[str, Any]], seeds: int, out: Path
+    job: Any, held_out: Callable[[Any], Any], choices: list[dict[str, Any]], arguments: argparse.Namespace, out: Path
 ) -> dict[str, Any]:
     """LightGBM on the job's columns: by task the settings, the rounds and the metric of each seed."""
     from benchmarks.papers.trees import columns_of, fitted
+
+    seeds, most = arguments.seeds, 3 if arguments.quick else 1500
 
     def make() -> dict[str, Any]:
         began = time.monotonic()
@@ -104,13 +110,13 @@ def forest(
         held = held_out(columns)
         told = {}
         for place, task in enumerate(job.tasks):
-            told[task.name] = fitted(columns, job, place, held, choices, seeds)
+            told[task.name] = fitted(columns, job, place, held, choices, seeds, most)
             how = f"{told[task.name]['settings']}, {told[task.name]['rounds']} rounds"
             print(f"  trees: {task.name}, {how}, {time.monotonic() - began:.0f} s", flush=True)
         return told
 
     decides = job.model_dump(mode="json", by_alias=True, include={"data", "features", "tasks"})
-    return remembered(out / "trees.json", [decides, choices, seeds], make)
+    return remembered(out / "trees.json", [decides, choices, seeds, most], make)
 
 
 def table(values: Values, trees: dict[str, Any], published: dict[str, dict[str, str]]) -> list[list[str]]:

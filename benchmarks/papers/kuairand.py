@@ -37,13 +37,13 @@ def main() -> int:
         out, settings = arguments.out / "tune", [*settings, *TUNE]
     quick = []
     if arguments.quick:
-        arguments.seeds, choices, quick = 1, [{"num_leaves": 7, "learning_rate": 0.5}], ["train.max_steps=4"]
+        arguments.seeds, choices, quick = 1, TREES[:1], ["train.max_steps=4"]
     from schemas.load import load_job
 
-    values = compared("kuairand.yaml", HERE / "kuairand.sides.yaml", SIZE, out / "runs", arguments, [*settings, *quick])
+    values = compared("kuairand", SIZE, out / "runs", arguments, [*settings, *quick])
     job = load_job(str(HERE / "kuairand.yaml"), settings)
     last = job.data.train.last.toordinal()
-    trees = forest(job, lambda columns: columns.day_N == last, choices, arguments.seeds, out)
+    trees = forest(job, lambda columns: columns.day_N == last, choices, arguments, out)
     days = f"{job.data.eval.first} to {job.data.eval.last}" if job.data.eval else ""
     print(f"\nKuaiRand-Pure, {days}: AUC, of vcr MSE; mean over {arguments.seeds} seeds +- half of the 95 % interval\n")
     show(table(values, trees, {}))

@@ -23,8 +23,6 @@ from schemas.features import BucketFeature, FloatFeature, IdFeature, StringFeatu
 from schemas.job import JobConfig
 
 Float64 = npt.NDArray[np.float64]
-ROUNDS = 1500
-"""At most."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,12 +110,13 @@ def fitted(
     held_out: npt.NDArray[np.bool_],
     choices: list[dict[str, Any]],
     seeds: int,
+    most: int,
 ) -> dict[str, Any]:
     """The settings and rounds found on `held_out` training rows, and by seed the metric on the evaluation days.
 
     The metric is the AUC, or the MSE of a regression task. Of the choices that one is taken whose metric on the
-    held-out rows is best after a fit on the other training rows, with its best number of rounds; then each seed is
-    fitted on all training rows with so many.
+    held-out rows is best after a fit on the other training rows, with its best number of rounds up to `most`; then
+    each seed is fitted on all training rows with so many.
     """
     assert job.data.eval is not None
     regression = job.tasks[task].kind == "regression"
@@ -127,12 +126,12 @@ def fitted(
     first, second = trained & ~held_out, trained & held_out
     found = []
     for settings in choices:
-        model = _model(regression, settings, ROUNDS, seed=0)
+        model = _model(regression, settings, most, seed=0)
         stop = lightgbm.early_stopping(50, verbose=False)
         told = {"categorical_feature": columns.categorical, "eval_metric": "l2" if regression else "auc"}
         model.fit(x[first], y[first], eval_X=x[second], eval_y=y[second], callbacks=[stop], **told)
         metric = _metric(_predicted(model, x[second], regression), y[second], regression)
-        found.append((metric if regression else -metric, len(found), max(20, model.best_iteration_)))
+        found.append((metric if regression else -metric, len(found), max(1, model.best_iteration_)))
     _, chosen, rounds = min(found)
     values = []
     for seed in range(seeds):

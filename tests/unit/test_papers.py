@@ -4,7 +4,9 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from benchmarks.papers import census, kuairand
 from benchmarks.papers.census import GROUPS
 from benchmarks.papers.experiment import gains, read_results, table
 from benchmarks.papers.intervals import interval
@@ -21,6 +24,9 @@ from benchmarks.papers.synthetic import gains as synthetic_gains
 from benchmarks.papers.trees import columns_of
 from pipeline.sizes import parameters
 from schemas.load import load_job, parse_job
+from tests.distributed import warm
+from tests.distributed.command import SECONDS, environment
+from tests.distributed.test_compare import WARM
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data"
@@ -195,10 +201,26 @@ def test_smoke_of_the_synthetic_experiment(tmp_path: Path) -> None:
     assert "4 of 4 units were done before" in again
 
 
-@pytest.mark.parametrize(("script", "folder"), [("census.py", "census_income"), ("kuairand.py", "kuairand_pure")])
-def test_smoke_of_a_real_experiment(tmp_path: Path, script: str, folder: str) -> None:
+@pytest.mark.parametrize(("experiment", "folder"), [(census, "census_income"), (kuairand, "kuairand_pure")])
+def test_smoke_of_a_real_experiment(
+    tmp_path: Path, experiment: ModuleType, folder: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    """Ingested, two sides trained for some steps by the real command, trees beside them, the table."""
     if not (DATA / folder).is_dir():
         pytest.skip(f"{folder} is not here")
-    told = smoke(script, "--data", str(DATA / folder), "--out", str(tmp_path))
+    (tmp_path / "warm").mkdir()
+    (tmp_path / "warm" / "sitecustomize.py").write_text(WARM)
+    forked = environment()
+    forked["PYTHONPATH"] += f":{tmp_path / 'warm'}"
+
+    def command(words: Sequence[str]) -> None:
+        started = [sys.executable, "-m", *words]
+        done = warm.run(started, env=forked, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    monkeypatch.setattr("benchmarks.papers.experiment.command", command)
+    monkeypatch.setattr(sys, "argv", ["", "--quick", "--data", str(DATA / folder), "--out", str(tmp_path / "out")])
+    assert experiment.main() == 0
+    told = capfd.readouterr().out
     assert "LightGBM, same columns" in told
     assert "gain over single_task" in told
