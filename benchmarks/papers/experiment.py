@@ -1,12 +1,12 @@
 """What the experiments on real logs share: the log, the comparison, trees beside it, the table."""
 
 import argparse
+import functools
 import hashlib
 import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ def parser(name: str, doc: str, data: str) -> argparse.ArgumentParser:
     out.add_argument("--seeds", type=int, default=5, metavar="N", help="runs of each side (%(default)s)")
     out.add_argument("--out", type=Path, default=ROOT / "runs/papers" / name, metavar="DIR", help="(%(default)s)")
     out.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="runs at a time (%(default)s)")
+    out.add_argument("--tree-seeds", type=int, default=5, metavar="N", help="fits of LightGBM a task (%(default)s)")
     out.add_argument("--tune", action="store_true", help="train on a part of the training rows, score the rest of them")
     out.add_argument("--quick", action="store_true", help="a smoke run: two sides, one seed, few steps, few rounds")
     out.add_argument("--set", action="append", default=[], metavar="key=value", help="a setting of every side")
@@ -102,21 +103,19 @@ def forest(
     """LightGBM on the job's columns: by task the settings, the rounds and the metric of each seed."""
     from benchmarks.papers.trees import columns_of, fitted
 
-    seeds, most = arguments.seeds, 3 if arguments.quick else 1500
+    seeds, most = min(arguments.seeds, arguments.tree_seeds), 3 if arguments.quick else 1500
+    columns = functools.cache(lambda: columns_of(job))
+    log = job.model_dump(mode="json", by_alias=True, include={"data", "features"})
+    told = {}
+    for place, task in enumerate(job.tasks):
+        decides = [log, task.model_dump(mode="json"), choices, seeds, most, "rounds by loss"]
 
-    def make() -> dict[str, Any]:
-        began = time.monotonic()
-        columns = columns_of(job)
-        held = held_out(columns)
-        told = {}
-        for place, task in enumerate(job.tasks):
-            told[task.name] = fitted(columns, job, place, held, choices, seeds, most)
-            how = f"{told[task.name]['settings']}, {told[task.name]['rounds']} rounds"
-            print(f"  trees: {task.name}, {how}, {time.monotonic() - began:.0f} s", flush=True)
-        return told
+        def make(place: int = place) -> dict[str, Any]:
+            return fitted(columns(), job, place, held_out(columns()), choices, seeds, most)
 
-    decides = job.model_dump(mode="json", by_alias=True, include={"data", "features", "tasks"})
-    return remembered(out / "trees.json", [decides, choices, seeds, most], make)
+        told[task.name] = remembered(out / "trees.json", decides, make)
+        print(f"  trees: {task.name}, {told[task.name]['settings']}, {told[task.name]['rounds']} rounds", flush=True)
+    return told
 
 
 def table(values: Values, trees: dict[str, Any], published: dict[str, dict[str, str]]) -> list[list[str]]:

@@ -22,7 +22,14 @@ TUNE = ["data.train.to=2022-05-03", "data.eval.from=2022-05-04", "data.eval.to=2
 SIZE = 177_000
 """Parameters of each dense network."""
 TREES = [
-    {"num_leaves": n, "learning_rate": 0.03, "min_child_samples": 50, "colsample_bytree": 0.4, "reg_lambda": 5.0}
+    {
+        "num_leaves": n,
+        "learning_rate": 0.05,
+        "min_child_samples": 50,
+        "colsample_bytree": 0.4,
+        "reg_lambda": 5.0,
+        "cat_smooth": 50,
+    }
     for n in (7, 15, 31)
 ]
 

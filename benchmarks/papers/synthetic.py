@@ -1,6 +1,6 @@
 """MMoE's and PLE's synthetic experiment: what architectures gain over a shared bottom as two tasks grow apart.
 
-    python benchmarks/papers/synthetic.py                       # 5 correlations, 8 seeds
+    python benchmarks/papers/synthetic.py                       # 5 correlations, 5 seeds
     python benchmarks/papers/synthetic.py --seeds 20 --rows 1400000 --out runs/synthetic
 
 single_task, shared_bottom, mmoe and ple of one size learn the process of process.py for cosines of .2, .4, .5, .75 and
@@ -49,13 +49,13 @@ def parser() -> argparse.ArgumentParser:
         epilog=details,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    out.add_argument("--seeds", type=int, default=8, metavar="N", help="draws of the process (%(default)s)")
+    out.add_argument("--seeds", type=int, default=5, metavar="N", help="draws of the process (%(default)s)")
     out.add_argument(
-        "--rows", type=int, default=307_200, metavar="N", help="training rows (%(default)s; papers: 1.4 M)"
+        "--rows", type=int, default=153_600, metavar="N", help="training rows (%(default)s; papers: 1.4 M)"
     )
     out.add_argument("--batch-size", type=int, default=512, metavar="N", help="rows a step (%(default)s)")
     out.add_argument("--size", type=int, default=74_000, metavar="N", help="parameters of each network (%(default)s)")
-    out.add_argument("--lr", type=float, default=0.003, metavar="LR", help="AdamW's, cosine to 0 (%(default)s)")
+    out.add_argument("--lr", type=float, default=0.005, metavar="LR", help="AdamW's, cosine to 0 (%(default)s)")
     out.add_argument("--correlations", type=float, nargs="+", default=list(CORRELATIONS), metavar="P")
     out.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (%(default)s)")
     out.add_argument("--out", type=Path, metavar="DIR", help="folder of the results (a temporary one)")

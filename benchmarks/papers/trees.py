@@ -115,8 +115,8 @@ def fitted(
     """The settings and rounds found on `held_out` training rows, and by seed the metric on the evaluation days.
 
     The metric is the AUC, or the MSE of a regression task. Of the choices that one is taken whose metric on the
-    held-out rows is best after a fit on the other training rows, with its best number of rounds up to `most`; then
-    each seed is fitted on all training rows with so many.
+    held-out rows is best after a fit on the other training rows, with the number of rounds of least loss, up to
+    `most`; then each seed is fitted on all training rows with so many.
     """
     assert job.data.eval is not None
     regression = job.tasks[task].kind == "regression"
@@ -127,9 +127,16 @@ def fitted(
     found = []
     for settings in choices:
         model = _model(regression, settings, most, seed=0)
-        stop = lightgbm.early_stopping(50, verbose=False)
-        told = {"categorical_feature": columns.categorical, "eval_metric": "l2" if regression else "auc"}
-        model.fit(x[first], y[first], eval_X=x[second], eval_y=y[second], callbacks=[stop], **told)
+        # by the loss: where many rounds hardly move an AUC, a hundred may pass before it rises again
+        stop = lightgbm.early_stopping(100, verbose=False)
+        model.fit(
+            x[first],
+            y[first],
+            eval_X=x[second],
+            eval_y=y[second],
+            categorical_feature=columns.categorical,
+            callbacks=[stop],
+        )
         metric = _metric(_predicted(model, x[second], regression), y[second], regression)
         found.append((metric if regression else -metric, len(found), max(1, model.best_iteration_)))
     _, chosen, rounds = min(found)
