@@ -5,8 +5,8 @@
 
 Shapes: B rows, D inputs, M sines.
 
-Sources: Ma et al., MMoE, KDD 2018, section 3.2; c = 1, m = 10, d = 512 and alpha, beta ~ N(0, 1) are those of Tang et
-al., PLE, RecSys 2020. Both tasks have the same alpha and beta.
+Sources: Ma et al., MMoE, KDD 2018, section 3.2; c = 1, m = 10 and alpha, beta ~ N(0, 1) are those of Tang et al., PLE,
+RecSys 2020. Both tasks have the same alpha and beta.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-D, M, C, NOISE = 512, 10, 1.0, 0.1
+D, M, C, NOISE = 100, 10, 1.0, 0.1
 """Inputs, sines, length of the weights, standard deviation of e."""
 
 

@@ -51,10 +51,11 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--seeds", type=int, default=5, metavar="N", help="draws of the process (%(default)s)")
     out.add_argument(
-        "--rows", type=int, default=153_600, metavar="N", help="training rows (%(default)s; papers: 1.4 M)"
+        "--rows", type=int, default=307_200, metavar="N", help="training rows (%(default)s; papers: 1.4 M)"
     )
+    out.add_argument("--inputs", type=int, default=100, metavar="N", help="d: MMoE's 100 (%(default)s), PLE's 512")
     out.add_argument("--batch-size", type=int, default=512, metavar="N", help="rows a step (%(default)s)")
-    out.add_argument("--size", type=int, default=74_000, metavar="N", help="parameters of each network (%(default)s)")
+    out.add_argument("--size", type=int, default=14_800, metavar="N", help="parameters of each network (%(default)s)")
     out.add_argument("--lr", type=float, default=0.005, metavar="LR", help="AdamW's, cosine to 0 (%(default)s)")
     out.add_argument("--correlations", type=float, nargs="+", default=list(CORRELATIONS), metavar="P")
     out.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (%(default)s)")
@@ -109,7 +110,7 @@ def network(job: Any, inputs: int) -> Any:
     return of(widths)
 
 
-def unit(correlation: float, seed: int, rows: int, batch: int, size: int, lr: float) -> dict[str, Any]:
+def unit(correlation: float, seed: int, inputs: int, rows: int, batch: int, size: int, lr: float) -> dict[str, Any]:
     """Trains every side on one draw: each task's test MSE by side, and what the labels are like."""
     import torch
     import torch.distributed as dist
@@ -122,10 +123,10 @@ def unit(correlation: float, seed: int, rows: int, batch: int, size: int, lr: fl
     torch.set_num_threads(1)
     if not dist.is_initialized():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    process = draw(seed, correlation)
+    process = draw(seed, correlation, inputs)
     steps = max(1, rows // batch)
     jobs = {side: job_of(side, size, lr, steps, seed) for side in SIDES}
-    networks = {side: network(job, process.weight_2D.shape[1]) for side, job in jobs.items()}
+    networks = {side: network(job, inputs) for side, job in jobs.items()}
     optimizers = {side: torch.optim.AdamW(n.parameters(), lr=lr, weight_decay=0.0) for side, n in networks.items()}
     objective = Objective(jobs[BASELINE])
     share_B2 = torch.ones(batch, 2)
@@ -157,7 +158,13 @@ def kept(out: Path, correlation: float, seed: int, settings: dict[str, Any]) -> 
 
 def gather(arguments: argparse.Namespace, out: Path) -> dict[tuple[float, int], dict[str, Any]]:
     """Every unit's result by (correlation, seed)."""
-    settings = {"rows": arguments.rows, "batch": arguments.batch_size, "size": arguments.size, "lr": arguments.lr}
+    settings = {
+        "inputs": arguments.inputs,
+        "rows": arguments.rows,
+        "batch": arguments.batch_size,
+        "size": arguments.size,
+        "lr": arguments.lr,
+    }
     places = {
         (correlation, seed): kept(out, correlation, seed, settings)
         for seed in range(arguments.seeds)

@@ -22,7 +22,8 @@ def report(found: Found, arguments: argparse.Namespace, out: Path) -> None:
     sizes = next(iter(found.values()))["parameters"]
     about = [
         f"machine {machine()}; torch {torch.__version__}",
-        f"{arguments.seeds} seeds, {arguments.rows:,} training rows, {arguments.batch_size} a step, lr {arguments.lr}",
+        f"{arguments.seeds} seeds, {arguments.inputs} inputs, {arguments.rows:,} training rows, "
+        f"{arguments.batch_size} a step, lr {arguments.lr}",
         "parameters " + ", ".join(f"{side} {count:,}" for side, count in sizes.items()),
     ]
     print("\n" + "\n".join(about) + "\n")

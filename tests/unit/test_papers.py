@@ -87,7 +87,7 @@ def test_a_cosine_beyond_one_is_refused() -> None:
 
 
 def test_the_synthetic_sides_are_of_one_size() -> None:
-    sizes = {side: parameters(network(job_of(side, 74_000, 0.003, 600, 0), D)) for side in SIDES}
+    sizes = {side: parameters(network(job_of(side, 14_800, 0.003, 600, 0), D)) for side in SIDES}
     assert max(sizes.values()) < 1.03 * min(sizes.values()), sizes
 
 
