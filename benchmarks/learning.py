@@ -104,15 +104,22 @@ def parser() -> argparse.ArgumentParser:
 
 def run(folder: Path, log: Path, overrides: list[str]) -> dict[str, float]:
     """Trains and evaluates in the folder, unless that is done; the evaluation's metrics by key."""
-    record = folder / "result.json"
+    record, bound = folder / "result.json", folder / "settings.json"
+    # half of the rows of ./launch.sh in steps of half the size: as many steps
+    quiet = [
+        "train.batch_size=2048",
+        "train.log_every=100000",
+        "train.checkpoint_every=100000",
+        "tracking.mode=disabled",
+    ]
+    settings = [f"data.path={log}", *quiet, *overrides]
+    if folder.exists() and (not bound.exists() or json.loads(bound.read_text()) != settings):
+        raise SystemExit(f"{folder}: was run with other settings or rows; name another --out, or remove it")
     if not record.exists():
-        # half of the rows of ./launch.sh in steps of half the size: as many steps
-        quiet = [
-            "train.batch_size=2048",
-            "train.log_every=100000",
-            "train.checkpoint_every=100000",
-            "tracking.mode=disabled",
-        ]
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder / ".settings.draft"
+        draft.write_text(json.dumps(settings))
+        os.replace(draft, bound)
         command = [
             sys.executable,
             "-m",
@@ -121,7 +128,7 @@ def run(folder: Path, log: Path, overrides: list[str]) -> dict[str, float]:
             "1",
             str(ROOT / "jobs/configs/generated.yaml"),
         ]
-        command += [f"output={folder}", f"data.path={log}", *quiet, *overrides]
+        command += [f"output={folder}", *settings]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:

@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from jobs.failure import reported
+from pipeline.compare.runs import parent_of
 from pipeline.compare.sides import ARCHS, DEFAULT_ARCHS, SPACES, file_sides, flag_sides, jobs_of
+from pipeline.data.vocabulary_lookup import fingerprints
+from pipeline.train.warm_start import find_parent
 from schemas.errors import InputError
 from schemas.job import JobConfig
 from schemas.load import load_tree
@@ -82,6 +85,22 @@ def sides_of(arguments: argparse.Namespace) -> dict[str, JobConfig]:
     return jobs_of(tree, arguments.config, asked, arguments.size)
 
 
+def settled_parent(side: str, job: JobConfig, out: Path) -> JobConfig:
+    """The job that begins from one checkpoint with every seed, and not from whichever is the newest when a run starts.
+
+    Raises InputError where `warm_start.checkpoint` holds none that fits.
+    """
+    if job.warm_start is None:
+        return job
+    asked, found = job.warm_start.checkpoint.rstrip("/"), parent_of(side, out)
+    if found is None or asked not in (found, found.rpartition("/")[0]):
+        try:
+            found = find_parent(job, fingerprints(job)).commit.path
+        except InputError as error:
+            raise InputError(f"side '{side}': {error}") from error
+    return job.model_copy(update={"warm_start": job.warm_start.model_copy(update={"checkpoint": found})})
+
+
 def baseline_of(asked: str | None, sides: Mapping[str, Any]) -> str:
     """The side that gains are over."""
     if asked is None:
@@ -117,6 +136,7 @@ def main(argv: list[str] | None = None) -> int:
         # here and not above: a mistake must not cost the seconds these take
         from pipeline.compare.campaign import campaign
 
+        sides = {name: settled_parent(name, job, out) for name, job in sides.items()}
         return campaign(sides, baseline, arguments.seeds, out, arguments.jobs, arguments.ranks)
 
 

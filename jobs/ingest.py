@@ -1,6 +1,7 @@
 """Write a published data set as an event log."""
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ Write a published data set, in its published files, as an event log: dt=YYYY-MM-
 layout, with 0/1 labels. The files are fetched by you, under the publishers' terms; docs/ingest.md says where, what
 each column is, and which job trains on the log."""
 SECONDS_BETWEEN_LINES = 5.0
-CONFIGS = Path(__file__).parent / "configs"
+ROOT = Path(__file__).parents[1]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -79,10 +80,19 @@ def _report(done: Ingested, dataset: Dataset, out: str) -> list[str]:
     for name, count, positives in [*rows, ("all", total, sums)]:
         rates = "".join(f"{positives[label] / count:>{width}.4%}" for label in done.labels)
         lines.append(f"{name:<10}  {count:>12,}{rates}")
-    config = CONFIGS / f"{dataset.about.name}.yaml"
-    shown = config.relative_to(Path.cwd()) if config.is_relative_to(Path.cwd()) else config
-    path = "" if out == f"runs/{dataset.about.name}/events" else f" data.path={out}"
-    return [*lines, "", f"next: ./launch.sh train {shown}{path}"]
+    command = [_from_here(ROOT / "launch.sh"), "train", _from_here(ROOT / f"jobs/configs/{dataset.about.name}.yaml")]
+    if out.rstrip("/") != f"runs/{dataset.about.name}/events":
+        command.append(f"data.path={out}")
+    return [*lines, "", f"next: {shlex.join(command)}"]
+
+
+def _from_here(path: Path) -> str:
+    """As one types it in the folder in which this runs."""
+    here = Path.cwd()
+    if not path.is_relative_to(here):
+        return str(path)
+    shown = path.relative_to(here)
+    return f"./{shown}" if len(shown.parts) == 1 else str(shown)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -55,10 +55,12 @@ def prepare(argv: list[str]) -> tuple[JobConfig, Plan]:
     """The checked job and what it reads. No torch; raises InputError."""
     job = load(argv)
     check_warm_start(job, fingerprints(job))  # reads and checks the vocabularies too
-    plan = plan_job(job, stored_manifest(job))
-    check_steps(job, plan.training.manifest)
-    check_output(job)
-    return job, plan
+
+    def check(training: Manifest) -> None:
+        check_steps(job, training)
+        check_output(job)
+
+    return job, plan_job(job, stored_manifest(job), check)
 
 
 def stored_manifest(job: JobConfig) -> bytes | None:

@@ -9,6 +9,7 @@ feature declares what they mean (`missing`).
 """
 
 import datetime
+import os
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -156,7 +157,23 @@ class DataConfig(Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _history_apart(self) -> "DataConfig":
+        folder = self.history.folder
+        if folder is not None and _place(folder) == _place(self.path):
+            raise ValueError(
+                f"data.history.folder: '{folder}' is the log itself, whose days would hold the statistics as rows; "
+                "name a folder of their own"
+            )
+        return self
+
     @field_validator("path")
     @classmethod
     def _no_trailing_slash(cls, path: str) -> str:
         return path.rstrip("/") or path
+
+
+def _place(url: str) -> str:
+    """The folder, however it is written."""
+    path = url.removeprefix("file://").rstrip("/")
+    return path if "://" in path else os.path.realpath(path)

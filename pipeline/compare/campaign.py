@@ -1,6 +1,7 @@
 """A comparison from start to end: sizes, runs, results, reports."""
 
 import dataclasses
+import itertools
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -56,9 +57,16 @@ def _report(c: Comparison, out: Path) -> None:
     if not c.records:
         return
     ordered = dataclasses.replace(c, records=_ordered(c))
-    written = write_results(ordered.table, out)
-    comparison_page(ordered).write(out / "report.html")
-    _say(f"\n{terminal_report(ordered)}\n\nreport   {out / 'report.html'}\nresults  {'  '.join(map(str, written))}")
+    _say(f"\n{terminal_report(ordered)}\n")
+    try:
+        written = write_results(ordered.table, out)
+        comparison_page(ordered).write(out / "report.html")
+    except OSError as error:
+        raise InputError(
+            f"{out}: the reports cannot be written ({error.strerror or error}); the runs are kept: make room, and the "
+            "same command writes them"
+        ) from error
+    _say(f"report   {out / 'report.html'}\nresults  {'  '.join(map(str, written))}")
 
 
 def _ordered(c: Comparison) -> dict[tuple[str, int], Any]:
@@ -117,13 +125,15 @@ def _summary(record: Mapping[str, Any]) -> str:
 def _devices(jobs: int, ranks: int) -> list[str]:
     """The GPUs, to be shared out; none on a CPU. Raises InputError where there are too few."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
-        found = [device for device in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if device.strip()]
+        listed = [device.strip() for device in os.environ["CUDA_VISIBLE_DEVICES"].split(",")]
+        # CUDA sees none from the first on that is none, such as -1
+        found = list(itertools.takewhile(lambda device: device and not device.startswith("-"), listed))
     else:
         try:
-            listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True).stdout
+            told = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=True).stdout
         except (OSError, subprocess.SubprocessError):
-            listed = ""
-        found = [str(i) for i, _ in enumerate(line for line in listed.splitlines() if line.startswith("GPU"))]
+            told = ""
+        found = [str(i) for i, _ in enumerate(line for line in told.splitlines() if line.startswith("GPU"))]
     if found and jobs * ranks > len(found):
         raise InputError(
             f"--jobs {jobs} x --ranks {ranks}: take {jobs * ranks} GPUs, and {len(found)} are visible; lower one"

@@ -1,6 +1,7 @@
 """The finished runs of a comparison put together: each task's metric by side, gains, who gained and who paid."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -48,6 +49,8 @@ class Verdict:
     paid: list[str]
     unseen: list[str]
     """Tasks on which no difference was seen."""
+    alone: list[str] = dataclasses.field(default_factory=list)
+    """Tasks of which the two share one seed."""
 
     @property
     def words(self) -> str:
@@ -58,7 +61,9 @@ class Verdict:
             return f"{', '.join(self.gained)} gained, nobody paid"
         if self.paid:
             return f"{', '.join(self.paid)} paid, nobody gained"
-        return "no difference seen on any task" if self.unseen else "one seed: nothing can be said"
+        if self.unseen:
+            return "no difference seen on any task"
+        return "one seed: nothing can be said" if self.alone else "no seed that both have finished: nothing can be said"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,10 +87,10 @@ class Comparison:
 
     @cached_property
     def values(self) -> dict[tuple[str, Measure], BySeed]:
-        """Every metric of every task by side and measure; tasks in the job's order."""
+        """Every metric of every task by side and measure, but for infinite ones; tasks in the job's order."""
         out: dict[tuple[str, Measure], dict[int, float]] = {}
         for row in self.table.to_pylist():
-            if row["task"] is not None:
+            if row["task"] is not None and math.isfinite(row["value"]):
                 measure = Measure(row["task"], row["joint"], row["metric"])
                 out.setdefault((row["side"], measure), {})[row["seed"]] = row["value"]
         return dict(out)
@@ -144,7 +149,7 @@ class Comparison:
             one = self.gains.get((side, measure))
             if one is not None:
                 said[one.word].append(measure.task)
-        return Verdict(said["gained"], said["paid"], said["no difference seen"])
+        return Verdict(said["gained"], said["paid"], said["no difference seen"], said["one seed"])
 
     def pareto(self, with_speed: bool = False) -> set[str]:
         """Sides that no other beats on every task by the means, and on rows/s, of the sides that have them all."""
@@ -182,7 +187,29 @@ class Comparison:
         if len(kinds) > 1:
             told_kinds = ", ".join(f"{p} on {n} {d} ranks" for p, d, n in sorted(kinds))
             out.append(f"the runs were not trained alike: {told_kinds}")
-        for measure in self.measures(False, ("rows",)):
+        for measure in self.measures(False, ("rows", "positives")):
             if len({value for side in self.sides for value in self.by_seed(side, measure).values()}) > 1:
-                out.append(f"task {measure.task}: the sides are evaluated on unlike numbers of rows")
+                out.append(f"task {measure.task}: the sides are evaluated on unlike numbers of {measure.metric}")
+        if len({record["fingerprints"]["training"] for record in self.records.values()}) > 1:
+            out.append("the sides are trained on unlike files")
+        return out + self._undefined()
+
+    def _undefined(self) -> list[str]:
+        """Metrics that are no number, and of which runs: no table has them."""
+        lost: dict[tuple[str, str, str], list[str]] = {}
+        for (side, seed), record in self.records.items():
+            for task, told in record["tasks"].items():
+                main = "mse" if told["kind"] == "regression" else "auc"
+                for part in ("own", "joint"):
+                    for metric, value in told.get(part, {}).items():
+                        if metric.endswith(("_low", "_high")):
+                            continue
+                        why = "no rows, or all of one label" if value is None else "it is infinite"
+                        if (metric == main) if value is None else not math.isfinite(value):
+                            key = Measure(task, part == "joint", metric).row, metric, why
+                            lost.setdefault(key, []).append(f"{side} seed {seed}")
+        out = []
+        for (row, metric, why), runs in lost.items():
+            whose = "any run" if len(runs) == len(self.records) else ", ".join(runs[:5]) + ", ..." * (len(runs) > 5)
+            out.append(f"task {row}: {metric} is not defined for {whose} ({why}), and left out")
         return out

@@ -8,12 +8,19 @@ from pipeline.compare.comparison import Comparison, Measure
 from pipeline.report.plots import COLOURS, drawing
 
 MARKERS = "osD^vP*X<>"
+ROUNDS = "osD"
+"""Markers of the sides that share a colour, in order."""
 INCHES_A_POINT = 0.26
 
 
 def colour(c: Comparison, side: str) -> str:
     """One a side, in every plot."""
     return COLOURS[c.sides.index(side) % len(COLOURS)]
+
+
+def marker(c: Comparison, side: str) -> str:
+    """Of its gains: tells it from the sides of the same colour."""
+    return ROUNDS[c.sides.index(side) // len(COLOURS) % len(ROUNDS)]
 
 
 def gains_plot(c: Comparison, measures: Sequence[Measure]) -> str:
@@ -32,7 +39,7 @@ def gains_plot(c: Comparison, measures: Sequence[Measure]) -> str:
                         one.mean,
                         place,
                         xerr=one.half,
-                        fmt="o",
+                        fmt=marker(c, side),
                         color=colour(c, side),
                         mfc=colour(c, side) if seen else "white",
                         capsize=2,
@@ -43,8 +50,9 @@ def gains_plot(c: Comparison, measures: Sequence[Measure]) -> str:
         axes.set_yticks(ticks, [measure.row for measure in measures])
         axes.set_ylim(place - 1, -1)  # the first task on top
         axes.grid(axis="y", visible=False)
+        axes.locator_params(axis="x", nbins=5)
         axes.set_xlabel(f"gain in {unit}" if measures[0].higher_is_better else f"gain: {unit} of {c.baseline} less it")
-        _legend(axes, [(side, colour(c, side), "o") for side in c.others])
+        _legend(axes, [(side, colour(c, side), marker(c, side)) for side in c.others])
     return drawn.svg
 
 

@@ -50,6 +50,8 @@ class _Child:
     began: float
     log_begins: int
     """Bytes of the log that earlier attempts wrote."""
+    stopped: bool = False
+    """Whether it was told to stop."""
 
     def tail(self) -> str:
         """The end of what this attempt has printed."""
@@ -96,7 +98,15 @@ class Processes:
         try:
             while (waiting and not self.stopped_by) or self._children:
                 while waiting and len(self._children) < self._jobs and not self.stopped_by:
-                    self._start(*waiting.popleft(), total)
+                    number, run = waiting.popleft()
+                    try:
+                        self._start(number, run, total)
+                    except OSError as error:  # a full disk
+                        why = f"{run.folder}: cannot be started ({error.strerror})"
+                        self._say(f"run {number} of {total}  {run.words}: FAILED: {why}")
+                        failures.append(Failure(run, why))
+                if self.stopped_by:
+                    self._stop()
                 for child in [child for child in self._children if child.process.poll() is not None]:
                     self._children.remove(child)
                     failure = self._ended(child, total, len(waiting), summary)
@@ -180,9 +190,13 @@ class Processes:
             for child in self._children:
                 child.process.kill()  # its ranks die with it
             os._exit(128 + number)
-        self.stopped_by = number
+        self.stopped_by = number  # the loop stops them: one may be half started now
+
+    def _stop(self) -> None:
         for child in self._children:
-            child.process.send_signal(signal.SIGTERM)
+            if not child.stopped:
+                child.stopped = True
+                child.process.send_signal(signal.SIGTERM)
 
 
 def _complaint(text: str, code: int) -> str:

@@ -7,6 +7,7 @@ DIR/runs/SIDE/SEED/job.yaml       the job, to be run by hand too
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -16,6 +17,8 @@ from typing import Any
 import yaml
 
 from pipeline.data.files import plan
+from pipeline.data.history import attach
+from pipeline.data.manifest import HISTORY
 from pipeline.data.vocabulary_lookup import fingerprints
 from schemas.errors import InputError
 from schemas.identity import VOCABULARIES, changes, fingerprint, numeric
@@ -31,6 +34,8 @@ class Rows:
     training: str
     evaluation: str
     vocabularies: dict[str, str]
+    history: str = ""
+    """Of the statistics of earlier days, where the job looks back."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,12 +104,23 @@ class Run:
         return record
 
 
-def runs_of(sides: Mapping[str, JobConfig], seeds: Iterable[int], out: Path, ranks: int) -> list[Run]:
-    """Every run, seed by seed, so that a comparison cut short has whole seeds. Reads the logs' footers.
+def parent_of(side: str, out: Path) -> str | None:
+    """The checkpoint from which the side's runs in this folder begin; None where none has been started."""
+    for path in sorted((out / "runs" / side).glob(f"*/{BOUND}")):
+        begun = (_read(path) or {}).get("job", {}).get("warm_start")
+        if begun is not None:
+            return str(begun["checkpoint"])
+    return None
 
+
+def runs_of(sides: Mapping[str, JobConfig], seeds: Iterable[int], out: Path, ranks: int) -> list[Run]:
+    """Every run, seed by seed, so that a comparison cut short has whole seeds.
+
+    Reads the logs' footers, and counts what is missing of the statistics of earlier days, for all runs together.
     Raises InputError for logs that do not fit, sides that are evaluated on unlike rows, and as `Run.check`.
     """
-    planned: dict[str, tuple[str, str]] = {}
+    planned: dict[str, tuple[str, str, str]] = {}
+    sides = {name: _sharing(job, out) for name, job in sides.items()}
     rows = {name: _rows(job, planned) for name, job in sides.items()}
     first = next(iter(sides))
     for name in sides:
@@ -123,14 +139,27 @@ def runs_of(sides: Mapping[str, JobConfig], seeds: Iterable[int], out: Path, ran
     return found
 
 
-def _rows(job: JobConfig, planned: dict[str, tuple[str, str]]) -> Rows:
+def _sharing(job: JobConfig, out: Path) -> JobConfig:
+    """The job with one folder for all runs' statistics of earlier days, unless it names one."""
+    if not job.history or job.data.history.folder is not None:
+        return job
+    history = job.data.history.model_copy(update={"folder": str(out / "statistics")})
+    return job.model_copy(update={"data": job.data.model_copy(update={"history": history})})
+
+
+def _rows(job: JobConfig, planned: dict[str, tuple[str, str, str]]) -> Rows:
     """What the job reads; `planned` remembers what was looked up for other sides."""
-    key = json.dumps([job.data.model_dump(mode="json"), sorted(job.columns)])
+    looks_back = [feature.model_dump(mode="json") for feature in job.history]
+    key = json.dumps([job.data.model_dump(mode="json"), sorted(job.columns), looks_back])
     if key not in planned:
         assert job.data.eval is not None
         training, evaluation = plan(job, job.data.train), plan(job, job.data.eval)
-        planned[key] = (training.fingerprint, evaluation.fingerprint)
-    return Rows(*planned[key], fingerprints(job))
+        attach(job, [(training, job.data.train), (evaluation, job.data.eval)])
+        told = json.dumps(evaluation.origin.get(HISTORY, ""), sort_keys=True).encode()
+        history = hashlib.sha256(told).hexdigest() if job.history else ""
+        planned[key] = (training.fingerprint, evaluation.fingerprint, history)
+    training_rows, evaluation_rows, history = planned[key]
+    return Rows(training_rows, evaluation_rows, fingerprints(job), history)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ Files that came later belong to a later run; a file that vanished or changed end
 
 import dataclasses
 import pickle
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pipeline.data.files import Listed, list_days, origin_of, plan, plan_files
 from pipeline.data.history import attach
@@ -67,15 +67,17 @@ def plan_from_bytes(data: bytes, job: JobConfig) -> Plan:
     )
 
 
-def plan_job(job: JobConfig, stored: bytes | None) -> Plan:
+def plan_job(job: JobConfig, stored: bytes | None, check: Callable[[Manifest], None] = lambda training: None) -> Plan:
     """The training manifest that the newest checkpoint has `stored` or a new one, and the evaluation's.
 
-    With the statistics of earlier days that the job's features need, counted where they are not yet.
+    With the statistics of earlier days that the job's features need, counted where they are not yet: which may take
+    long, so `check` sees the training manifest before.
     """
     training = frozen(job, job.data.train, stored)
     evaluation = plan(job, job.data.eval) if job.data.eval else None
     both = [(training.manifest, job.data.train)]
     both += [(evaluation, job.data.eval)] if evaluation and job.data.eval else []
+    check(training.manifest)
     attach(job, both)
     return Plan(training, evaluation)
 

@@ -10,7 +10,6 @@ bit, or is refused. No torch.
 """
 
 import datetime
-import functools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -21,16 +20,19 @@ import pyarrow.compute as pc
 from pipeline.data.files import plan
 from pipeline.data.history_files import HistoryFiles, entries_of, name_of
 from pipeline.data.history_lists import RunningLists
-from pipeline.data.history_lookup import History, Running, bytes_of
+from pipeline.data.history_lookup import History, Running, build_bytes, held_bytes
 from pipeline.data.history_statistics import DayLists, DayStatistic, DaySums, Statistic, labels_alone, statistics_of
 from pipeline.data.history_sums import DayCount
 from pipeline.data.manifest import HISTORY, Manifest, manifest_of
+from pipeline.data.quarantine import left_out
 from pipeline.storage import filesystem
 from schemas.errors import InputError
 from schemas.events import PARTITION_KEY, DayRange
 from schemas.job import JobConfig
 
 SECONDS_BETWEEN_LINES = 5.0
+OF_A_SCHEMA = ("schema", "drift")
+"""Kinds of pieces that depend on the columns a job reads, or on other days."""
 Index = dict[str, dict[str, list[Any]]]
 """By statistic and day: [file below the folder, digest of its numbers, its values]."""
 
@@ -76,43 +78,49 @@ def history_of(job: JobConfig, index: Index | None) -> History:
     """What encodes rows with the statistics of an index. Raises InputError where they are gone or damaged."""
     assert index is not None, "manifests of a job that looks back are made by plan_job, or go through `attach`"
     names = tuple(statistic.name for statistic in statistics_of(job))
-    return History(job, *_running(_Frozen(job, index, (files_of(job).folder, names, json.dumps(index)))))
+    key = (files_of(job).folder, names, json.dumps(index))
+    if key not in _held:
+        _held.clear()  # before the next is built: the evaluation's takes the place of the training's
+        _held[key] = _running(job, index)
+    return History(job, *_held[key])
 
 
-class _Frozen:
-    """What `_running` reads, told apart by its content alone."""
-
-    def __init__(self, job: JobConfig, index: Index, key: tuple[Any, ...]) -> None:
-        self.job, self.index, self.key = job, index, key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Frozen) and self.key == other.key
+_held: dict[tuple[Any, ...], tuple[dict[tuple[str, ...], Running], dict[str, RunningLists]]] = {}
+"""What `_running` built last: one for all epochs of a process, then the evaluation's."""
 
 
-@functools.lru_cache(maxsize=1)
-def _running(frozen: _Frozen) -> tuple[dict[tuple[str, ...], Running], dict[str, RunningLists]]:
-    """Sums by columns, lists by statistic's name; one for all epochs of a process, then the evaluation's."""
-    job, index = frozen.job, frozen.index
+def _running(job: JobConfig, index: Index) -> tuple[dict[tuple[str, ...], Running], dict[str, RunningLists]]:
+    """Sums by columns, lists by statistic's name; one after another, as `_check_memory` counts them."""
     files = files_of(job)
-    sums: dict[tuple[str, ...], dict[str | None, list[DaySums]]] = {}
+    sums: dict[tuple[str, ...], Running] = {}
     lists: dict[str, RunningLists] = {}
-    days: list[int] = []
+    for own in _together(job):
+        tasks: dict[str | None, list[DaySums]] = {}
+        days: list[int] = []
+        for statistic in own:
+            entries = sorted(index[statistic.name].items())
+            days = [datetime.date.fromisoformat(day).toordinal() for day, _ in entries]
+            found = [_read(files, statistic, day, *entry) for day, entry in entries]
+            if statistic.values:
+                lists[statistic.name] = RunningLists(days, cast(list[DayLists], found), statistic.values[1])
+            else:
+                tasks[statistic.task] = cast(list[DaySums], found)
+            del found
+        if tasks:
+            sums[own[0].columns] = Running(days, tasks)
+    return sums, lists
+
+
+def _together(job: JobConfig) -> list[list[Statistic]]:
+    """The statistics, those side by side that lie in one structure."""
+    out: dict[tuple[str, ...], list[Statistic]] = {}
     for statistic in statistics_of(job):
-        own = sorted(index[statistic.name].items())
-        days = [datetime.date.fromisoformat(day).toordinal() for day, _ in own]
-        found = [_read(files, statistic, day, *entry) for day, entry in own]
-        if statistic.values:
-            lists[statistic.name] = RunningLists(days, cast(list[DayLists], found), statistic.values[1])
-        else:
-            sums.setdefault(statistic.columns, {})[statistic.task] = cast(list[DaySums], found)
-    return {columns: Running(days, tasks) for columns, tasks in sums.items()}, lists
+        out.setdefault((statistic.name,) if statistic.values else statistic.columns, []).append(statistic)
+    return list(out.values())
 
 
 def _read(files: HistoryFiles, statistic: Statistic, day: str, name: str, digest: str, entries: int) -> DayStatistic:
-    numbers, found = files.read(name, statistic)
+    numbers, found = files.read(name, statistic, frozen=True)
     if found != digest:
         raise InputError(_other(statistic, day, f"{files.folder}/{name} holds other numbers"))
     return numbers
@@ -154,8 +162,9 @@ class _Days:
                 name, digest, _ = entry
                 if not self._files.exists(name):
                     again = self._count(datetime.date.fromisoformat(day))[statistic.name]
-                    if again[:2] != [name, digest]:
+                    if again[1] != digest:
                         raise InputError(_other(statistic, day, "its file is gone, and the log's day has changed"))
+                    entry[:] = again  # the name is another under another policy of bad data
         for day in {day for days in frozen.values() for day in days}:
             found = {name: days[day] for name, days in frozen.items() if day in days}
             if all(statistic.name in found for statistic in self._statistics):
@@ -186,9 +195,13 @@ class _Days:
         return out
 
     def _manifest(self, day: datetime.date) -> Manifest:
-        """The day's own: cut out of the run's, or planned."""
+        """The day's own: cut out of the run's, or planned.
+
+        Planned too where the run leaves out files of the day: what it finds in a column that the history does not read
+        would make the day another than at scoring.
+        """
         for manifest, days in self._known:
-            if day in days:
+            if day in days and not any(p.day == str(day) and p.kind in OF_A_SCHEMA for p in left_out(manifest)):
                 inside = pc.starts_with(manifest.files.column("path"), f"{PARTITION_KEY}={day}/")
                 root = filesystem(self._job.data.path, self._job.data.storage)[1]
                 return manifest_of(manifest.files.filter(inside).combine_chunks(), root, {})
@@ -225,20 +238,25 @@ def _with_trees(job: JobConfig, names: set[str | None]) -> list[Any]:
 
 def _check_memory(job: JobConfig, index: Index) -> None:
     """Raises InputError where a rank would not hold the statistics."""
-    asked: dict[tuple[str, ...], list[Statistic]] = {}  # those that lie together
-    for statistic in statistics_of(job):
-        asked.setdefault((statistic.name,) if statistic.values else statistic.columns, []).append(statistic)
-    entries = {
-        place: max(sum(entry[2] for entry in index.get(s.name, {}).values()) for s in own)
-        for place, own in asked.items()
-    }
-    taken = {place: bytes_of(entries[place], len(own)) for place, own in asked.items()}
-    limit, total = job.data.history.memory_mib, sum(taken.values())
+    together = _together(job)
+    entries = [_entries(job, index, own) for own in together]
+    sizes = [(number, len(own)) for own, number in zip(together, entries, strict=True)]
+    taken = [held_bytes(*size) for size in sizes]
+    limit, total = job.data.history.memory_mib, sum(taken) + max(build_bytes(*size) for size in sizes)
     if total > limit << 20:
-        most = max(taken, key=lambda place: taken[place])
-        of = " x ".join(asked[most][0].columns)
+        most = taken.index(max(taken))
+        of = " x ".join(together[most][0].columns)
         raise InputError(
-            f"features.{asked[most][0].feature}: the statistics of the earlier days take {total / 2**20:,.0f} MiB of "
-            f"each rank, {taken[most] / 2**20:,.0f} of them for the {entries[most]:,} values of {of}, "
-            f"and data.history.memory_mib is {limit:,}; raise it, begin data.history.from later, or remove the feature"
+            f"features.{together[most][0].feature}: the statistics of the earlier days take {total / 2**20:,.0f} MiB "
+            f"of each rank while they are built, {taken[most] / 2**20:,.0f} remain for the {entries[most]:,} values of "
+            f"{of}, and data.history.memory_mib is {limit:,}; raise it, begin data.history.from later, or remove the "
+            "feature"
         )
+
+
+def _entries(job: JobConfig, index: Index, own: list[Statistic]) -> int:
+    """At most so many values and days lie in the structure of these."""
+    each = [sum(entry[2] for entry in index.get(statistic.name, {}).values()) for statistic in own]
+    spec = {task.name: task for task in job.tasks}
+    whole = [s.task is None or not (spec[s.task].given or spec[s.task].indicator) for s in own]
+    return max(each) if any(whole) else sum(each)  # of tasks that may share no row

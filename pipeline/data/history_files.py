@@ -102,8 +102,12 @@ class HistoryFiles:
             ) from error
         return digest
 
-    def read(self, name: str, statistic: Statistic) -> tuple[DayStatistic, str]:
-        """The numbers and their digest. Raises InputError for a file that is missing, damaged or another's."""
+    def read(self, name: str, statistic: Statistic, frozen: bool = False) -> tuple[DayStatistic, str]:
+        """The numbers and their digest. Raises InputError for a file that is missing, damaged or another's.
+
+        `frozen` where the digest is known and decides: a resume may have another policy of bad data, which is part of
+        the declaration.
+        """
         where, mend = f"{self.folder}/{name}", "remove it, and it is counted anew"
         fetch = lambda: self._fs.cat_file(f"{self._root}/{name}")  # noqa: E731
         try:
@@ -120,7 +124,7 @@ class HistoryFiles:
             ) from error
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:
             raise InputError(f"{where}: no whole file of statistics ({reason(error)}); {mend}") from error
-        if about.get("format") != FORMAT or about.get("declaration") != statistic.declaration:
+        if about.get("format") != FORMAT or not (frozen or about.get("declaration") == statistic.declaration):
             raise InputError(f"{where}: statistics of another declaration than its name tells; {mend}")
         digest = digest_of(found)
         if digest != about.get("digest"):

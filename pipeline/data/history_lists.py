@@ -16,6 +16,8 @@ from pipeline.data.perfect_hash import PerfectHash
 FRESH = 262_144
 """At least so many new values are gathered before all but the last of each key are let go."""
 MERGE_COPIES = 6
+NANOSECONDS = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1, "date32[day]": 86_400 * 10**9, "date64[ms]": 10**6}
+"""Of each unit that a time may have: files of one day need not agree."""
 
 
 class LastValues:
@@ -97,6 +99,11 @@ class RunningLists:
 
 
 def times(column: pa.Array) -> Int64:
-    """`event_time` as integers; a null comes first."""
-    width = pa.int32() if column.type.bit_width == 32 and not pa.types.is_integer(column.type) else pa.int64()
-    return column.cast(width).cast(pa.int64()).fill_null(-(2**63)).to_numpy()
+    """`event_time` as integers, dates and times as nanoseconds whatever the file's unit; a null comes first."""
+    kind, scale = column.type, 1
+    if not pa.types.is_integer(kind):
+        scale = NANOSECONDS[str(kind) if pa.types.is_date(kind) else kind.unit]
+        column = column.cast(pa.int32() if kind.bit_width == 32 else pa.int64())
+    furthest = (2**63 - 1) // scale
+    time_N = column.cast(pa.int64()).fill_null(-(2**63)).to_numpy()
+    return time_N if scale == 1 else np.where(time_N == -(2**63), time_N, np.clip(time_N, -furthest, furthest) * scale)

@@ -23,16 +23,22 @@ from schemas.events import PARTITION_KEY
 from schemas.features import CountFeature, HistoryFeature, HistoryListFeature, TargetEncodingFeature
 from schemas.job import JobConfig
 
-BUILD_COPIES = 3
-"""What is held while it is built, in sizes of what remains."""
 LEAST_SHARE = 1e-6
 """Means of 0/1 labels are kept so far from 0 and 1 before their logarithm is taken."""
 Task = str | None
 
 
-def bytes_of(entries: int, tasks: int) -> int:
-    """What the running sums of a column take, `entries` values and days of `tasks` tasks, while they are built."""
-    return entries * (4 + 16 * tasks) * BUILD_COPIES
+def held_bytes(entries: int, tasks: int) -> int:
+    """What the sums of a column take at most, `entries` values and days of `tasks` tasks; its lists as one task.
+
+    Measured, as `build_bytes`, where it is most: each value on one day alone.
+    """
+    return entries * (40 + 16 * tasks)
+
+
+def build_bytes(entries: int, tasks: int) -> int:
+    """What they take on top of that while they are built, the days' own numbers with it."""
+    return entries * (70 + 24 * tasks)
 
 
 @dataclasses.dataclass(frozen=True)

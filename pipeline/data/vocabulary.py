@@ -206,6 +206,8 @@ class Survey:
         if feature.name in self._lookups:
             given = values if isinstance(feature, StringFeature) else values.to_numpy()
             return self._lookups[feature.name](given)
+        if feature.vocabulary:  # yet to be written: which rows it gives is not known, but none is out of it
+            return np.zeros(len(values), np.int64)
         if _encoding(feature) == "hash":
             return (hash_N % np.uint64(rows)).view(np.int64)
         return np.minimum(values.to_numpy().view(np.uint64), np.uint64(rows)).view(np.int64)

@@ -132,7 +132,12 @@ class AliCcp:
             "further ids of fields that have one, left out": self._several,
             f"ids of lists longer than {self._longest or LONGEST}, left out": self._cut,
         }
-        return [f"{number:,} {what}" for what, number in told.items() if number]
+        said = [f"{number:,} {what}" for what, number in told.items() if number]
+        if not self._lists:
+            said.append(
+                f"--longest 0: take the features {', '.join(USER_LISTS)} out of a copy of the job before training"
+            )
+        return said
 
     def _spill(self, rows: Rows, spill: Spill, one: dict[str, str], many: dict[str, str]) -> None:
         """A block's rows, taken apart, to their parts."""

@@ -135,6 +135,10 @@ class Folder:
         if wanted and not found:
             some = ", ".join(sorted(self.sizes)[:6]) or "nothing"
             raise InputError(f"--from: '{self.path}' has no {wanted}; it holds {some}")
+        for name in found:  # rows that come in two forms would be there twice
+            other = next((o for o in found if o.endswith(".parquet") and not name.endswith(".parquet")), f"{name}.gz")
+            if other in found:
+                raise InputError(f"--from: '{self.path}' holds both {name} and {other}; keep one form of the same rows")
         return [f"{self.root}/{name}" for name in found]
 
     def identity(self, *paths: str) -> dict[str, int]:

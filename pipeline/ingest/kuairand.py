@@ -16,7 +16,7 @@ from pipeline.ingest.dataset import About, Dataset, Folder, Option, Options, Pro
 from pipeline.ingest.history import HISTORIES, Histories, recorded_histories
 from pipeline.ingest.kuairand_features import User, Video, user_fields, video_fields
 from pipeline.ingest.lines import Format, Rows
-from pipeline.ingest.published import rows_of
+from pipeline.ingest.published import dates, rows_of
 from pipeline.ingest.written_log import WrittenLog, by_column, ids, required
 from schemas.errors import InputError
 from schemas.events import TIME_COLUMN, USER_COLUMN
@@ -142,6 +142,10 @@ class KuaiRand:
             for name in (*LABELS.values(), "is_rand"):
                 column = rows.table.column(name)
                 rows.check(pc.is_in(column, pa.array([0, 1])), name, "is neither 0 nor 1")
+            hourmin = rows.table.column("hourmin")
+            rows.check(
+                pc.and_(pc.greater_equal(hourmin, 0), pc.less(hourmin, 2400)), "hourmin", "is no time such as 2359"
+            )
             yield rows
 
 
@@ -156,8 +160,7 @@ def _days(rows: Rows) -> pa.Array:
     column = rows.table.column("date").combine_chunks()
     number_U = pc.unique(column)
     text = pc.cast(number_U, pa.string())
-    day_U = pc.strptime(text, format="%Y%m%d", unit="s", error_is_null=True).cast(pa.date32())
-    days = day_U.take(pc.index_in(column, number_U))
+    days = dates(text, "%Y%m%d").take(pc.index_in(column, number_U))
     rows.check(days.is_valid(), "date", "is no date such as 20220425")
     return days
 
@@ -167,7 +170,7 @@ def _events(rows: Rows, days: pa.Array, user: User, video: Video, histories: His
     table = rows.table
     own = {name: table.column(name) for name in ("tab", "is_rand", *TIMES, "video_id", USER_COLUMN)}
     clips = video.join(rows)
-    play, duration = (table.column(name).cast(pa.float64()) for name in ("play_time_ms", "duration_ms"))
+    play, duration = (table.column(name).cast(pa.float64(), safe=False) for name in ("play_time_ms", "duration_ms"))
     timed = pc.greater(duration, 0.0)
     share = pc.divide(pc.max_element_wise(play, 0.0), pc.if_else(timed, duration, 1.0))
     age = pc.subtract(days.cast(pa.int32()), clips.pop("upload_day").cast(pa.int32()))

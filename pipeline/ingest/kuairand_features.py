@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.ingest.lines import Format, Rows
-from pipeline.ingest.published import whole
+from pipeline.ingest.published import dates, whole
 from pipeline.ingest.written_log import ids, required
 from schemas.errors import InputError
 from schemas.events import USER_COLUMN
@@ -101,7 +101,7 @@ class Video(_Features):
         self._columns = {name: rows.table.column(name).combine_chunks() for name in (*VIDEO_IDS, *VIDEO_TEXTS)}
         self._columns |= _whole_numbers(rows, VIDEO_GAPS)
         uploaded = rows.table.column("upload_dt").combine_chunks()
-        day = pc.strptime(uploaded, format="%Y-%m-%d", unit="s", error_is_null=True).cast(pa.date32())
+        day = dates(uploaded, "%Y-%m-%d")
         rows.check(day.is_valid(), "upload_dt", "is no date such as 2022-04-10")
         self._columns |= {"upload_day": day, "tags": _tags(rows)}
 

@@ -30,6 +30,13 @@ def whole(fs: Any, path: str, form: Format) -> Rows:
     )
 
 
+def dates(texts: pa.Array, form: str) -> pa.Array:
+    """The date32 of each text, null where it is none: a month of 31 days too many, a digit too few is no date."""
+    second = pc.strptime(texts, format=form, unit="s", error_is_null=True)
+    same = pc.equal(pc.strftime(second, format=form), texts)
+    return pc.if_else(pc.fill_null(same, False), second, None).cast(pa.date32())
+
+
 def _from_parquet(fs: Any, path: str, form: Format) -> Iterator[Rows]:
     done = 0
     try:

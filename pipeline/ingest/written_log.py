@@ -138,13 +138,19 @@ class WrittenLog:
                 f"({_first_unlike(record.get('source'), source)}); remove it, or choose another folder"
             )
         for day, found in record["days"].items():
+            if not self.store.fs.exists(self.store.path(f"{PARTITION_KEY}={day}", SUCCESS_MARKER)):
+                raise InputError(f"--out: '{self._out}' holds this log, but {PARTITION_KEY}={day} is no longer whole; "
+                                 "remove the folder, and the same command writes it anew")  # fmt: skip
             self.days[datetime.date.fromisoformat(day)] = DayWritten(found["rows"], found["positives"])
         return True
 
     def begin(self, source: Mapping[str, Any]) -> "WrittenLog":
-        """Takes the folder."""
+        """Takes the folder. Raises InputError where it is not to be written."""
         self._source = source
-        self._write_record(complete=False)
+        try:
+            self._write_record(complete=False)
+        except OSError as error:
+            raise self._unwritten(error) from error
         return self
 
     def __enter__(self) -> "WrittenLog":
@@ -168,7 +174,10 @@ class WrittenLog:
             self._remove_days()
             self.store.fs.rm_file(self.store.path(RECORD))
         if isinstance(error, OSError):
-            raise InputError(f"{self._out}: cannot be written ({error.strerror or reason(error)}); mend it") from error
+            raise self._unwritten(error) from error
+
+    def _unwritten(self, error: OSError) -> InputError:
+        return InputError(f"{self._out}: cannot be written ({error.strerror or reason(error)}); mend it")
 
     def scratch(self) -> AbstractContextManager[Path]:
         """A folder of the disk for rows on their way: in the log's own where that is local."""

@@ -72,6 +72,8 @@ class Column:
             x_N = column.fill_null(0).to_numpy() if missing else column.to_numpy()
             missing += self._not_finite(x_N)
         self.days[-1].missing += missing
+        if self.tally is not None:
+            self.tally.add(np.where(column.is_null().to_numpy(zero_copy_only=False), self.tally.missing, 0), halves)
 
     def _not_finite(self, x_M: npt.NDArray[np.floating]) -> int:
         """Counts NaN and infinities; returns how many are NaN."""
@@ -84,7 +86,7 @@ class Column:
 
 
 class NumberColumn(Column):
-    """Numbers: quantiles, and a tally by size."""
+    """Numbers: quantiles, and a tally by size. Times are numbers of their unit."""
 
     kind = "number"
 
@@ -96,6 +98,8 @@ class NumberColumn(Column):
         self.low, self.high = np.inf, -np.inf
 
     def _add(self, column: pa.Array, halves: Halves) -> None:
+        if pa.types.is_temporal(column.type):
+            column = column.view(pa.int64() if column.type.bit_width == 64 else pa.int32())
         x_N = column.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy()
         finite_N = np.isfinite(x_N)
         some, today = not finite_N.all(), self.days[-1]
@@ -111,13 +115,15 @@ class NumberColumn(Column):
             self.counts["infinite"] += int(np.count_nonzero(np.isinf(x_N)))
             today.missing += int(np.count_nonzero(missing_N))
         if len(good_M):
+            self.low, self.high = min(self.low, float(good_M.min())), max(self.high, float(good_M.max()))
             off_M = good_M - self.centre
+            if max(-self.low, self.high) > numbers.FURTHEST:
+                off_M = np.clip(off_M, -numbers.FURTHEST, numbers.FURTHEST)
             today.finite += len(good_M)
             today.total += float(off_M.sum())
             today.squares += float(off_M @ off_M)
-            self.low, self.high = min(self.low, float(good_M.min())), max(self.high, float(good_M.max()))
         slot_N = numbers.bins(x_N if missing_N is None else np.where(missing_N, 0.0, x_N), self.centre, self._bits)
-        np.add.at(self.count_R, slot_N if missing_N is None else slot_N[~missing_N], 1)
+        np.add.at(self.count_R, slot_N[finite_N] if some else slot_N, 1)
         if self.tally is not None:
             if missing_N is not None:
                 slot_N[missing_N] = self.tally.missing

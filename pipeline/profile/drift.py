@@ -89,12 +89,20 @@ def odd_days(what: str, days: Sequence[Day], z: float, large: Callable[[float, f
 
 def odd_sizes(rows: dict[str, int], times: float) -> list[Odd]:
     """Of three days and more, those with `times` the rows of the other days' median, or one in so many."""
-    out = []
-    for day, here in rows.items() if len(rows) > 2 else ():
-        others = statistics.median(n for other, n in rows.items() if other != day)
-        if here >= times * others or here * times <= others:
-            out.append(Odd("number of rows", day, here, others, math.nan, True))
-    return out
+    left, out = dict(rows) if len(rows) > 2 else {}, []
+    while len(left) > 1:
+        others = {day: statistics.median(n for other, n in left.items() if other != day) for day in left}
+        change = {day: _times(left[day], others[day]) for day in left}
+        day = max(sorted(left), key=lambda day: (change[day], day))
+        if change[day] < times:
+            break
+        out.append(Odd("number of rows", day, left.pop(day), others[day], math.nan, True))
+    return sorted(out, key=lambda odd: odd.day)
+
+
+def _times(a: float, b: float) -> float:
+    """How many times the smaller the larger is."""
+    return 1.0 if a == b else max(a, b) / min(a, b) if min(a, b) else math.inf
 
 
 def _against(what: str, day: Day, others: Sequence[Day]) -> tuple[Odd, float]:

@@ -14,6 +14,8 @@ BITS = 16
 LEAST_BITS = 11
 LARGEST = 3.0e38
 """Numbers further from the centre count as this far."""
+FURTHEST = 1e140
+"""The same for means and deviations: the squares of any number of such can be added."""
 
 
 def bins(x_N: Float64, centre: float, bits: int = BITS) -> Int64:

@@ -43,6 +43,9 @@ def result(scan: Scan, job: JobConfig, days: DayRange, manifest: Manifest, rules
         for c in columns
         if isinstance(c, NumberColumn) and _is_target(c) and (line := _spread(c)) is not None
     ]
+    counted = {day.day: _day(job, day) for day in sums.days}
+    none: dict[str, float | None] = dict.fromkeys(task.name for task in job.tasks)
+    lines = [counted.get(day, DayLine(day, 0, none, none)) for day in map(str, days.days())]  # one may have no row
     lost = [str(piece) for piece in left_out(manifest)] + scan.lost
     return Profile(
         name=job.name,
@@ -55,8 +58,8 @@ def result(scan: Scan, job: JobConfig, days: DayRange, manifest: Manifest, rules
         lost=lost,
         lost_rows=scan.lost_rows,
         tasks=_tasks(job, sums),
-        days=[_day(job, day) for day in sums.days],
-        drift=_drift(job, sums, columns, rules),
+        days=lines,
+        drift=odd_sizes({line.day: line.rows for line in lines}, rules.row_times) + _drift(job, sums, columns, rules),
         correlation=sums.correlation(),
         conditional=sums.conditional(),
         funnel=sums.broken,
@@ -110,7 +113,7 @@ def _day(job: JobConfig, day: DayLabels) -> DayLine:
 
 
 def _drift(job: JobConfig, sums: TaskSums, columns: Sequence[Column], rules: Rules) -> list[Odd]:
-    out = odd_sizes({day.day: day.rows for day in sums.days}, rules.row_times)
+    out: list[Odd] = []
     for n, task in enumerate(job.tasks):
         if task.kind == "binary":
             what = f"rate of {task.name}" + (f" given {task.given}" if task.given else "")

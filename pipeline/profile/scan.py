@@ -76,6 +76,8 @@ class Scan:
             made = TextColumn(name, used_by, Tally(job, 1 << bits), bits)
         elif kind == "list":
             made = ListColumn(name, used_by, Tally(job, LENGTHS + 1))
+        elif kind == "bytes":
+            made = Column(name, used_by, Tally(job, 1))
         else:
             made = ListColumn(name, used_by) if kind == "weights" else Column(name, used_by)
         self.columns[name, kind] = made
@@ -136,7 +138,7 @@ class Scan:
         targets = self._read_targets(batch)
         self.sums.add(targets, day, f"{file}, row group {group.index}", first)
         self.refusals.add(batch, targets.trained_TN, Where(group.path, group.index, first))
-        half = halves(targets, self._binary, group.first_row + first)
+        half = halves(targets, self.sums.shift_T, self._binary, group.first_row + first)
         names = set(batch.schema.names)
         for (name, kind), column in self.columns.items():
             if name not in names:
@@ -195,8 +197,10 @@ def kinds_of(kind: pa.DataType) -> tuple[str, ...]:
         return "id", "number"
     if pt.is_boolean(kind):
         return ("id",)
-    if pt.is_floating(kind):
+    if pt.is_floating(kind) or pt.is_decimal(kind) or (pt.is_temporal(kind) and not pt.is_interval(kind)):
         return ("number",)
+    if pt.is_binary(kind) or pt.is_large_binary(kind) or pt.is_fixed_size_binary(kind):
+        return ("bytes",)  # there or missing is all that one looks at
     if pt.is_string(kind) or pt.is_large_string(kind):
         return ("string",)
     return ("list",) if pt.is_list(kind) or pt.is_large_list(kind) else ()

@@ -11,6 +11,8 @@ from pipeline.profile.lines import SHARES, TOP, ColumnLine, NumberLine, Profile
 TOLD = 5
 """Columns a task whose AUC is shown."""
 MOST_BOUNDARIES = 8
+MANY_DAYS = 3
+"""From so many odd days on, one finding tells of all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +58,7 @@ def warnings(p: Profile) -> list[str]:
         f"{r.rows:,} rows that training refuses in '{r.column}' ({r.feature}); the first is {r.first}"
         for r in p.refused
     ]
-    out += [_odd(odd) for odd in p.drift]
+    out += _odd_days(p)
     if p.lost:
         out.append(f"{p.lost_rows:,} rows could not be read, and what planning left out: " + "; ".join(p.lost[:3]))
     return out
@@ -66,8 +68,23 @@ def _how(how: str) -> str:
     return {"length": "length", "missing": "being missing or not"}[how]
 
 
+def _odd_days(p: Profile) -> list[str]:
+    """A line a day; of what is unlike on many days, as a mean that grows from day to day is, one for all."""
+    by_what: dict[str, list[Odd]] = {}
+    for one in p.drift:
+        by_what.setdefault(one.what, []).append(one)
+    out = []
+    for what, found in by_what.items():
+        if len(found) < MANY_DAYS:
+            out += [_odd(one) for one in found]
+            continue
+        furthest = max(found, key=lambda one: 0 if math.isnan(one.z) else abs(one.z))
+        out.append(f"the {what} is unlike on {len(found)} of {len(p.days)} days; the furthest: {_odd(furthest)}")
+    return out
+
+
 def _odd(odd: Odd) -> str:
-    here, others = (f"{x:,.4g}" if odd.number else f"{x:.2%}" for x in (odd.here, odd.others))
+    here, others = (_number(x) if odd.number else f"{x:.2%}" for x in (odd.here, odd.others))
     change = f", {odd.here / odd.others - 1:+.0%}" if odd.what.startswith("rate") and odd.others else ""
     if math.isnan(odd.z):
         return f"{odd.day}: the {odd.what} is {odd.here:,.0f}, the median of {odd.against} {odd.others:,.0f}"
@@ -255,6 +272,8 @@ def _count(n: int | None) -> str:
 
 
 def _number(x: float | None, form: str = ",.4g") -> str:
+    if x is not None and form == ",.4g" and 1e4 <= abs(x) < 1e12:
+        form = ",.0f"  # rather than 1.064e+05
     return "" if x is None else format(x, form)
 
 

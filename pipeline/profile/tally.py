@@ -38,10 +38,11 @@ class Halves:
     ones_T: list[Int64 | None]
     """Of a binary task, the positive ones among them."""
     value_TN: Float64
+    """Of a regression task, less a number near their mean."""
 
 
-def halves(targets: Targets, binary: list[bool], first_row: int) -> Halves:
-    """The batch whose first row has this number in the log."""
+def halves(targets: Targets, shift_T: Float64, binary: list[bool], first_row: int) -> Halves:
+    """The batch whose first row has this number in the log; `shift_T` is taken from regression labels."""
     rows = targets.value_TN.shape[1]
     number_N = np.arange(first_row, first_row + rows, dtype=np.uint64)
     own: list[Int64 | slice] = []
@@ -49,7 +50,8 @@ def halves(targets: Targets, binary: list[bool], first_row: int) -> Halves:
     for own_N, value_N, zero_one in zip(targets.own_TN, targets.value_TN, binary, strict=True):
         own.append(slice(None) if own_N.all() else np.flatnonzero(own_N))
         ones.append(np.flatnonzero(own_N & (value_N != 0)) if zero_one else None)
-    return Halves((mix(number_N) >> np.uint64(63)).view(np.int64), own, ones, targets.value_TN)
+    value_TN = targets.value_TN if all(binary) else targets.value_TN - np.nan_to_num(shift_T)[:, None]
+    return Halves((mix(number_N) >> np.uint64(63)).view(np.int64), own, ones, value_TN)
 
 
 class Tally:

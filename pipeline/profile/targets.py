@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.data.spaces import Spaces
+from pipeline.profile.numbers import FURTHEST
 from schemas.job import JobConfig
 
 Mask = npt.NDArray[np.bool_]
@@ -92,7 +93,7 @@ def zero_or_one(column: pa.Array) -> tuple[Int8, Mask]:
 
 
 def finite(column: pa.Array) -> tuple[Float64, Mask]:
-    """A column of numbers, and where it holds a finite one; 0 elsewhere."""
+    """A column of numbers, and where it holds a finite one; 0 elsewhere. The largest count as 1e140."""
     x_N = column.cast(pa.float64(), safe=False).fill_null(np.nan).to_numpy()
     fit_N = np.isfinite(x_N)
-    return np.where(fit_N, x_N, 0.0), fit_N
+    return np.where(fit_N, np.clip(x_N, -FURTHEST, FURTHEST), 0.0), fit_N

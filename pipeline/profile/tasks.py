@@ -52,7 +52,9 @@ class TaskSums:
         self.days: list[DayLabels] = []
         # n, sum x_i, sum x_i^2 and sum x_i x_j over the rows on which i and j are known
         self._n_TT, self._x_TT, self._xx_TT, self._xy_TT = (np.zeros((count, count)) for _ in range(4))
-        self._shift_T: Float64 | None = None
+        self.shift_T = np.where(self._binary, 0.0, np.nan)
+        """A number near each regression label's mean, NaN until a label is known: from there the sums are taken, so
+        that nothing is lost to cancellation."""
         self.outside_T = np.zeros(count, np.int64)
         self.broken = [
             Broken(job.tasks[child].name, job.tasks[parent].name, 0, 0)
@@ -77,10 +79,10 @@ class TaskSums:
         self._follow(targets, place, first_row)
 
     def _correlate(self, value_TN: Float64, known_TN: Float64) -> None:
-        if self._shift_T is None:  # numbers are taken from near their mean, so that nothing is lost to cancellation
-            mean_T = value_TN.sum(1) / np.maximum(known_TN.sum(1), 1)
-            self._shift_T = np.where(self._binary, 0.0, mean_T)
-        x_TN = (value_TN - self._shift_T[:, None]) * known_TN
+        for task in np.flatnonzero(np.isnan(self.shift_T)):
+            if known_TN[task].any():
+                self.shift_T[task] = np.median(value_TN[task][known_TN[task] > 0])
+        x_TN = (value_TN - np.nan_to_num(self.shift_T)[:, None]) * known_TN
         self._n_TT += known_TN @ known_TN.T
         self._x_TT += x_TN @ known_TN.T
         self._xx_TT += (x_TN * x_TN) @ known_TN.T
@@ -125,15 +127,8 @@ class TaskSums:
         return float(self._xy_TT[a, b] / self._x_TT[a, b])
 
     def squares(self) -> dict[str, float]:
-        """Sum of the squared labels of each regression task on its own space."""
-        assert self._shift_T is not None
-        out = {}
-        for n, task in enumerate(self._tasks):
-            shift = float(self._shift_T[n])
-            rows, total, squares = (float(part[n, n]) for part in (self._n_TT, self._x_TT, self._xx_TT))
-            if task.kind == "regression":
-                out[task.name] = squares + 2 * shift * total + rows * shift**2
-        return out
+        """Sum of the squared labels, less `shift_T`, of each regression task on its own space."""
+        return {t.name: float(self._xx_TT[n, n]) for n, t in enumerate(self._tasks) if t.kind == "regression"}
 
     def together(self) -> DayLabels:
         """All days as one."""

@@ -67,5 +67,7 @@ def _svg(title: str, figure: Figure) -> str:
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
     text = out.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    label = f'<svg role="img" aria-label="{html.escape(title, quote=True)}"'
+    width, height = figure.get_size_inches()
+    tall = ' class="tall"' if height > width else ""  # as high as it must be; others fit a screen
+    label = f'<svg{tall} role="img" aria-label="{html.escape(title, quote=True)}"'
     return text.replace("<svg", label, 1)

@@ -180,13 +180,13 @@ def test_results_hold_every_value_of_every_record(compared: Compared) -> None:
 
 
 def test_a_side_that_fails_is_told_and_the_others_stand(compared: Compared) -> None:
-    (compared.folder / "bad.yaml").write_text("bad: {warm_start.checkpoint: nowhere}\n")
+    (compared.folder / "bad.yaml").write_text("bad: {model.norm: batch, train.batch_size: 1}\n")
     code, printed = finish(compare(compared.folder, *SIDES, "--sides", "bad.yaml", "--seeds", "1"))
     assert code == 1
     assert "2 of 3 runs have finished before" in printed
-    assert "bad, seed 0: FAILED: warm_start.checkpoint: 'nowhere' is no committed checkpoint" in printed
+    assert "bad, seed 0: FAILED: train.batch_size: 3,840 rows in steps of 1 leave a step of one row" in printed
     assert "its log: cmp/runs/bad/0/run.log" in printed
-    assert "INCOMPLETE: 1 of 3 runs are missing: bad seed 0 (warm_start.checkpoint" in printed
+    assert "INCOMPLETE: 1 of 3 runs are missing: bad seed 0 (train.batch_size" in printed
     assert "INCOMPLETE: 1 of 3" in (compared.out / "report.html").read_text()
     told = pd.read_parquet(compared.out / "results.parquet")
     assert set(told.side) == {"single_task", "ple"}

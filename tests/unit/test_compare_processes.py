@@ -9,6 +9,7 @@ import threading
 import time
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,6 +103,20 @@ def test_a_run_whose_record_is_not_its_own_has_failed(command: Path, tmp_path: P
     assert [(failure.run.seed, failure.why) for failure in failures] == [(0, "is of another run")]
 
 
+def test_a_folder_that_cannot_be_written_is_told_and_the_others_go_on(command: Path, tmp_path: Path) -> None:
+    todo, said = runs(tmp_path, 3), []
+    (tmp_path / "runs/a").mkdir(parents=True)
+    todo[0].folder.write_text("in the way")
+    todo[1].log.mkdir(parents=True)
+    failures = Processes(1, 1, [], said.append).run(todo, 0, lambda _: "fine")
+    assert [(failure.run.seed, failure.why) for failure in failures] == [
+        (0, f"{todo[0].folder}: cannot be started (File exists)"),
+        (1, f"{todo[1].folder}: cannot be started (Is a directory)"),
+    ]
+    assert f"run 1 of 3  a, seed 0: FAILED: {failures[0].why}" in said
+    assert sum("done in" in line for line in said) == 1
+
+
 def test_how_long_it_takes_is_told_on_the_way(command: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "SECONDS_BETWEEN_LINES", 0.15)
     said: list[str] = []
@@ -133,6 +148,28 @@ def test_a_signal_stops_those_that_run_and_starts_no_more(command: Path, tmp_pat
     )
     assert not todo[2].folder.exists()
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_signal_while_a_run_is_being_started_reaches_it(
+    command: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(command, "sleep 60 & wait")
+    (run,) = runs(tmp_path, 1)
+
+    def popen(*words: Any, **more: Any) -> "subprocess.Popen[bytes]":
+        process = subprocess.Popen(*words, **more)
+        deadline = time.monotonic() + 30
+        while not (run.folder / "others").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.2)  # its trap is set
+        os.kill(os.getpid(), signal.SIGTERM)
+        return process
+
+    names = {name: getattr(subprocess, name) for name in ("DEVNULL", "STDOUT")}
+    monkeypatch.setattr(processes, "subprocess", types.SimpleNamespace(Popen=popen, **names))
+    failures = Processes(1, 1, [], lambda _: None).run([run], 0, lambda _: "fine")
+    assert [failure.why for failure in failures] == ["stopped before its end"]
+    assert "stopped by SIGTERM" in run.log.read_text()
 
 
 ALONE = """
@@ -177,8 +214,9 @@ def test_too_few_gpus_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert campaign._devices(3, 1) == ["4", "5", "7"]
     with pytest.raises(InputError, match="--jobs 2 x --ranks 2: take 4 GPUs, and 3 are visible"):
         campaign._devices(2, 2)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert campaign._devices(9, 9) == []
+    for none in ("", "-1"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", none)
+        assert campaign._devices(9, 9) == []
 
 
 def test_gpus_are_counted_as_the_driver_lists_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

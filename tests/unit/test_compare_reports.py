@@ -1,16 +1,20 @@
 """The reports of a comparison whose every value is known: what is said of it, and where."""
 
+import math
 import re
 from html import unescape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from pipeline.compare.campaign import _report
 from pipeline.compare.comparison import Comparison, Measure
 from pipeline.compare.page import comparison_page
 from pipeline.compare.terminal import terminal_report
+from schemas.errors import InputError
 from tests.unit.test_report import Tags
 
 SEEDS = [0, 1, 2, 3, 4]
@@ -23,9 +27,18 @@ def record(seed: int, column: int, click: float, order: float, watch: float, **m
     noise = float(NOISE[seed, column])
 
     def binary(auc: float) -> dict[str, float | None]:
-        return {"rows": 900, "auc": auc + noise, "log_loss": 0.5, "ne": 0.8, "calibration": 1.0, "auc_low": None}
+        return {
+            "rows": 900,
+            "positives": 90,
+            "auc": auc + noise,
+            "log_loss": 0.5,
+            "ne": 0.8,
+            "calibration": 1.0,
+            "auc_low": None,
+        }
 
     return {
+        "fingerprints": {"job": "a", "training": "b", "evaluation": "c"},
         "rows_per_second": 1000.0 * (column + 1),
         "seconds": 60.0,
         "rss_bytes": 100 << 20,
@@ -99,9 +112,9 @@ def test_sides_that_no_other_beats() -> None:
     c = comparison()
     assert c.pareto() == {"better"}
     assert c.pareto(with_speed=True) == {"better", "same"}, "the fastest is beaten by none"
+    html = comparison_page(c).html()
     marks = {
-        side: re.findall(rf">{side}</td><td class=\"(\w*)\">\w*</td><td class=\"(\w*)\">", comparison_page(c).html())
-        for side in c.sides
+        side: re.findall(rf">{side}</td><td class=\"(\w*)\">\w*</td><td class=\"(\w*)\">", html) for side in c.sides
     }
     assert marks["better"][-1] == ("good", "good"), marks
     assert ("", "good") in marks["same"]
@@ -168,6 +181,11 @@ def test_what_makes_sides_less_comparable_is_noted() -> None:
     fewer = comparison()
     fewer.records["same", 0]["tasks"]["click"]["own"]["rows"] = 899
     assert fewer.notes() == ["task click: the sides are evaluated on unlike numbers of rows"]
+    labels = comparison()
+    labels.records["same", 0]["tasks"]["click"]["own"]["positives"] = 91
+    assert labels.notes() == ["task click: the sides are evaluated on unlike numbers of positives"]
+    days = comparison(better={"fingerprints": {"training": "another"}})
+    assert days.notes() == ["the sides are trained on unlike files"]
 
 
 def test_a_metric_that_is_not_defined_is_left_out() -> None:
@@ -175,9 +193,44 @@ def test_a_metric_that_is_not_defined_is_left_out() -> None:
     c.records["seesaw", 2]["tasks"]["order"]["own"]["auc"] = None
     assert c.gains["seesaw", ORDER].seeds == 4
     assert "auc_low" not in c.table.column("metric").to_pylist()
+    told = "task order: auc is not defined for seesaw seed 2 (no rows, or all of one label), and left out"
+    assert c.notes() == [told]
+    for record in (one := comparison()).records.values():
+        record["tasks"]["order"]["own"]["auc"] = None
+    assert ORDER not in one.main
+    told = "task order: auc is not defined for any run (no rows, or all of one label), and left out"
+    assert f"note: {told}" in terminal_report(one)
+    assert f"Note: {told}." in words_of(comparison_page(one).html())
+
+
+def test_a_model_that_has_diverged_does_not_take_the_report_along() -> None:
+    c = comparison()
+    c.records["better", 2]["tasks"]["watch"]["own"] |= {"mse": math.inf, "mse_high": math.inf}
+    c.records["better", 2]["tasks"]["order"]["joint"]["log_loss"] = math.inf
+    assert c.gains["better", MSE].seeds == 4
+    whose = "not defined for better seed 2 (it is infinite), and left out"
+    assert c.notes() == [f"task order (joint): log_loss is {whose}", f"task watch: mse is {whose}"]
+    assert math.inf in c.table.column("value").to_pylist(), "the results hold what the run told"
+    assert whose in terminal_report(c)
+    assert whose in comparison_page(c).html()
+
+
+def test_without_the_baseline_nothing_is_said() -> None:
+    c = comparison(missing=tuple(("single", seed) for seed in SEEDS))
+    assert c.verdict("better").words == "no seed that both have finished: nothing can be said"
+    assert "one seed" not in terminal_report(c) + words_of(comparison_page(c).html())
 
 
 def test_nothing_finished_is_told_too() -> None:
     c = comparison(missing=tuple((side, seed) for side in ("single", "seesaw", "better", "same") for seed in SEEDS))
     assert terminal_report(c).startswith("INCOMPLETE: 20 of 20")
     assert "INCOMPLETE: 20 of 20" in comparison_page(c).html()
+
+
+def test_reports_that_cannot_be_written_are_told_behind_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "report.html" / "in the way").mkdir(parents=True)
+    with pytest.raises(InputError, match=rf"{tmp_path}: the reports cannot be written \(.*\); the runs are kept"):
+        _report(comparison(), tmp_path)
+    assert "seesaw: a seesaw: click gained, order paid" in capsys.readouterr().out

@@ -1,17 +1,20 @@
 """What the sides of a comparison are, and what is told before anything starts."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from jobs.compare import arguments_of, baseline_of, sides_of
+from jobs.compare import arguments_of, baseline_of, settled_parent, sides_of
 from pipeline.compare.runs import runs_of
 from pipeline.compare.sides import ARCHS, carried
+from pipeline.train.checkpoint_store import CheckpointStore
 from schemas.errors import InputError
 from schemas.identity import fingerprint
 from schemas.job import JobConfig
-from tests.logs import small_config, write_config, write_log
+from tests.logs import DAYS, set_key, small_config, write_config, write_log
+from tests.unit.test_warm_start import commit
 
 
 @pytest.fixture
@@ -169,12 +172,59 @@ def test_runs_are_seed_by_seed_and_bound(config: Path, tmp_path: Path) -> None:
         runs_of(found, [7], out, 1)
 
 
+def test_statistics_of_earlier_days_are_shared_and_bound(config: Path, tmp_path: Path) -> None:
+    write_log(tmp_path / "log", rows_per_day=20)
+    changed = small_config(tmp_path / "log", "out")
+    changed["features"].append({"name": "of_item", "kind": "count", "column": "item_id"})
+    set_key(changed, "data.train.from", DAYS[1])
+    set_key(changed, "data.history", {"from": DAYS[0]})
+    write_config(config, changed)
+    out = tmp_path / "cmp"
+    runs = runs_of(sides(config, "--arch", "ple", "mmoe"), [0], out, 1)
+    assert {run.job.data.history.folder for run in runs} == {str(out / "statistics")}
+    assert sorted(day.name for day in (out / "statistics").iterdir()) == [f"dt={day}" for day in DAYS[:2]]
+    for run in runs:
+        run.prepare()
+    runs_of(sides(config, "--arch", "ple", "mmoe"), [0], out, 1)
+    write_log(tmp_path / "log", DAYS[:1], rows_per_day=20, seed=3)
+    with pytest.raises(InputError, match=r"other settings or rows; rows.history changed"):
+        runs_of(sides(config, "--arch", "ple", "mmoe"), [0], out, 1)
+
+
 def test_sides_on_unlike_days_are_refused(config: Path, tmp_path: Path) -> None:
     write_log(tmp_path / "log", rows_per_day=20)
     write_config(config, small_config(tmp_path / "log", "out"))
     text = "a: {}\nb: {data.eval: {from: 2026-01-02, to: 2026-01-02}}"
     with pytest.raises(InputError, match="sides 'a' and 'b' are evaluated on unlike files"):
         runs_of(sides(config, *written(config, text)), [0], tmp_path / "cmp", 1)
+
+
+def test_every_seed_begins_from_one_checkpoint(config: Path, tmp_path: Path) -> None:
+    write_log(tmp_path / "log", rows_per_day=20)
+    store, out = CheckpointStore(str(tmp_path / "parent/checkpoints")), tmp_path / "cmp"
+    write_config(config, small_config(tmp_path / "log", "out"))
+    asked = sides(config, *written(config, f"a: {{}}\nb: {{warm_start.checkpoint: {store.url}}}"))
+
+    def begun() -> str:
+        settled = {name: settled_parent(name, job, out) for name, job in asked.items()}
+        for run in (runs := runs_of(settled, [0, 1], out, 1)):
+            run.prepare()
+        assert runs[0].job.warm_start is None
+        assert runs[1].job.warm_start == runs[3].job.warm_start
+        return runs[1].job.warm_start.checkpoint.rpartition("/")[2]
+
+    with pytest.raises(InputError, match=r"side 'b': warm_start.checkpoint: .* is no committed checkpoint"):
+        begun()
+    first = commit(store, 5)
+    assert begun() == first
+    commit(store, 9)
+    assert begun() == first, "as those that have begun"
+    shutil.rmtree(tmp_path / "parent")
+    assert begun() == first, "those that have commits of their own need it no more"
+    other = commit(store, 9)
+    asked = sides(config, *written(config, f"a: {{}}\nb: {{warm_start.checkpoint: {store.url}/{other}}}"))
+    with pytest.raises(InputError, match=r"runs/b/0: was run with other .* warm_start.checkpoint changed"):
+        begun()
 
 
 def test_a_record_is_taken_from_its_own_run_alone(config: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.data.files import plan
 from pipeline.data.freeze import plan_from_bytes, plan_job
-from pipeline.data.history import _running, scoring_day
+from pipeline.data.history import _held, scoring_day
 from pipeline.data.history_files import HistoryFiles, name_of
 from pipeline.data.history_keys import keys_of
 from pipeline.data.history_lookup import Running
@@ -19,9 +19,9 @@ from pipeline.data.history_statistics import DaySums, statistics_of
 from pipeline.data.history_sums import Sums
 from pipeline.data.manifest import HISTORY
 from pipeline.train.migrate_structure import differences
-from pipeline.train.run import _changes, _numeric
 from schemas.errors import InputError
 from schemas.events import DayRange
+from schemas.identity import changes, numeric
 from schemas.job import JobConfig
 from schemas.load import parse_job
 from tests.logs import put, set_key, small_config
@@ -276,7 +276,7 @@ def stored(job: JobConfig) -> bytes:
 
 
 def again(job: JobConfig, manifest: bytes) -> bytes:
-    _running.cache_clear()
+    _held.clear()
     made = plan_job(job, manifest)
     got = encoded_of(job, made)
     assert made.training.manifest.to_bytes() == manifest
@@ -369,10 +369,10 @@ def test_a_folder_that_cannot_be_written_is_told(log: Path, tmp_path: Path) -> N
 
 def test_where_the_statistics_lie_may_change_and_their_first_day_may_not() -> None:
     def settings(**history: Any) -> dict[str, Any]:
-        return _numeric(one(Path("log"), data__history=history).model_dump(mode="json", by_alias=True))
+        return numeric(one(Path("log"), data__history=history).model_dump(mode="json", by_alias=True))
 
     assert settings() == settings(folder="elsewhere", memory_mib=99) == settings(**{"from": WEEK[0]})
-    assert _changes(settings(), settings(**{"from": "2025-12-31"})) == ["data.history.from"]
+    assert changes(settings(), settings(**{"from": "2025-12-31"})) == ["data.history.from"]
 
 
 def test_statistics_in_an_object_store(log: Path) -> None:
@@ -384,7 +384,7 @@ def test_statistics_in_an_object_store(log: Path) -> None:
 def test_memory_is_bounded_and_the_feature_named(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = one(log, data__history={"memory_mib": 16})
     plan_job(job, None)
-    monkeypatch.setattr("pipeline.data.history.bytes_of", lambda entries, tasks: entries * tasks << 20)
+    monkeypatch.setattr("pipeline.data.history.held_bytes", lambda entries, tasks: entries * tasks << 20)
     with pytest.raises(InputError, match=r"features.item_ctr: .*for the \d+ values of item_id.*memory_mib is 16"):
         plan_job(job, None)
     monkeypatch.setattr(Sums, "bytes", 17 << 20)

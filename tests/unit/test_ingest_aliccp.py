@@ -90,8 +90,9 @@ def test_long_lists_keep_their_largest_and_single_fields_their_first(
     assert (first["user_id"], first["user_shops"], first["user_shops_weight"]) == (5, [4, 9, 3], [4, 4, 3])
 
 
-def test_histories_may_be_left_out(tmp_path: Path) -> None:
+def test_histories_may_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = read_log_names(ingested("aliccp", write(tmp_path), tmp_path / "events", "--longest", "0"))
+    assert "take the features user_categories, user_shops, user_brands, user_intentions out" in capsys.readouterr().out
     assert names & {*aliccp.USER_LISTS, "user_shops_weight"} == set()
     assert {"user_item_shops", "user_item_shops_weight", "user_profile"} <= names
 

@@ -189,6 +189,9 @@ def test_the_packaged_job_reads_no_outcome(log: Path) -> None:
         ),
         ({"late": LATE[0] + "3,8,20220424,1700\n"}, "pure.csv, line 3: 4 columns instead of 19"),
         ({"late": LATE[0].replace("20220423", "20221399")}, "line 2: column 'date': 20221399 is no date"),
+        ({"late": LATE[0].replace("20220423", "20220431")}, "line 2: column 'date': 20220431 is no date"),
+        ({"late": LATE[0].replace("20220423", "2022042")}, "line 2: column 'date': 2022042 is no date"),
+        ({"late": LATE[0].replace(",1700,", ",2460,")}, "line 2: column 'hourmin': 2460 is no time"),
         ({"late": LATE[0].replace("3,7,", "3,9,")}, "line 2: column 'video_id': 9 is not in"),
         ({"late": LATE[0].replace(",1,0,0,0", ",2,0,0,0", 1)}, "line 2: column 'is_click': 2 is neither 0 nor 1"),
         ({"user": VIDEO}, "user_features_pure.csv, line 1: no column 'user_id' in 'video_id,author_id"),
@@ -198,6 +201,7 @@ def test_the_packaged_job_reads_no_outcome(log: Path) -> None:
             "video_features_basic_pure.csv, line 2: column 'tag': '20;43' is no",
         ),
         ({"video": VIDEO.replace("2022-04-20", "x")}, "basic_pure.csv, line 3: column 'upload_dt': 'x' is no date"),
+        ({"video": VIDEO.replace("2022-04-20", "2022-02-30")}, "line 3: column 'upload_dt': '2022-02-30' is no date"),
         ({"video": VIDEO.replace("9000.0", "9000.5")}, "line 3: column 'video_duration': 9000.5 is no whole number"),
     ],
 )
@@ -227,6 +231,21 @@ def test_another_versions_files_are_named(tmp_path: Path) -> None:
     source = write_small(tmp_path / "from")
     shutil.move(source / "user_features_pure.csv", source / "users.csv")
     assert "has no user_features_pure.csv; it holds" in refusal("kuairand", source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("other", ["log_standard_4_22_to_5_08_pure.csv.gz", "log_20220422_20220508.parquet"])
+def test_the_same_rows_in_two_forms_are_refused(tmp_path: Path, other: str) -> None:
+    source = write_small(tmp_path / "from")
+    (source / other).write_bytes(b"whatever it holds")
+    message = refusal("kuairand", source, tmp_path / "out")
+    assert f".csv and {other}; keep one form of the same rows" in message
+
+
+def test_times_of_any_size_are_kept(tmp_path: Path) -> None:
+    late = LATE[0].replace(",2000,8000,", f",{2**62},8000,")
+    assert late != LATE[0]
+    log = ingested("kuairand", write_small(tmp_path / "from", late=late), tmp_path / "out")
+    assert (row(read_log("kuairand", log), 0)["play_time_ms"], row(read_log("kuairand", log), 0)["vcr"]) == (2**62, 1.0)
 
 
 def test_the_packaged_job_encodes_every_row(log: Path) -> None:

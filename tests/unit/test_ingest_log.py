@@ -1,6 +1,8 @@
 """What all ingested logs share: whole or not at all, left alone when finished, the recommended layout, the command."""
 
 import json
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +100,23 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(pq.ParquetWriter, "write_table", full)
     assert "cannot be written (No space left on device)" in refusal("taobao", source, tmp_path / "out")
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    source = write(tmp_path / "from", BY_HAND)
+    (tmp_path / "file").touch()
+    for out, why in (("file", "File exists"), ("file/log", "Not a directory")):
+        with pytest.raises(InputError, match=rf"/{out}: cannot be written \({why}\)"):
+            ingested("taobao", source, tmp_path / out)
+
+
+def test_a_finished_log_that_lost_a_day_is_not_called_finished(tmp_path: Path) -> None:
+    source = write(tmp_path / "from", BY_HAND)
+    log = ingested("taobao", source, tmp_path / "out")
+    shutil.rmtree(log / "dt=2017-11-26")
+    with pytest.raises(InputError, match="but dt=2017-11-26 is no longer whole; remove the folder"):
+        ingested("taobao", source, log)
+    assert days_of(log) == ["2017-11-25", "2017-11-27"]
 
 
 def test_the_layout_is_the_recommended_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,6 +233,21 @@ def test_the_command_ends_with_a_table_and_the_next_command(tmp_path: Path) -> N
         ["all", "5", "20.0000%", "20.0000%", "20.0000%"],
     ]
     assert said[-1] == f"next: ./launch.sh train jobs/configs/taobao.yaml data.path={tmp_path}/events"
+
+
+def test_the_next_command_can_be_typed_as_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From any folder, whatever the name of the log's."""
+    source = write(tmp_path, BY_HAND)
+    monkeypatch.chdir(tmp_path)
+    for out, path in (("a log", ["data.path=a log"]), ("runs/taobao/events/", [])):
+        ingested("taobao", source, out)
+        launcher, verb, *rest = shlex.split(capsys.readouterr().out.rpartition("next: ")[2])
+        assert (verb, rest[1:]) == ("train", path)
+        assert Path(launcher).is_file()
+        job = load_job(rest[0], rest[1:])
+        assert days_of(Path(job.data.path)) == ["2017-11-25", "2017-11-26", "2017-11-27"]
 
 
 def test_a_mistake_is_one_message_and_exit_code_2(tmp_path: Path) -> None:

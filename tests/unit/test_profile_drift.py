@@ -44,6 +44,19 @@ def test_a_day_of_another_size_is_named(tmp_path: Path) -> None:
     assert [odd.day for odd in odd_sizes({"a": 10, "b": 19, "c": 20, "d": 10, "e": 10}, 2.0)] == ["c"]
 
 
+def test_a_mean_that_grows_from_day_to_day_is_one_finding(tmp_path: Path) -> None:
+    days = [f"2026-01-0{n}" for n in range(1, 6)]
+    grown = iter(range(len(days)))
+    write_log(tmp_path / "log", days, ROWS, age=lambda old: pa.array(old.to_numpy() + 30 * next(grown)))
+    job = small_job(tmp_path / "log", changes={"data.train.to": days[3], "data.eval": {"from": days[4], "to": days[4]}})
+    whole = profile(job)
+    assert len([odd for odd in whole.drift if odd.what == "mean of age"]) >= 3
+    (told,) = warnings(whole)
+    assert told.startswith(
+        f"the mean of age is unlike on {len(whole.drift)} of 5 days; the furthest: {days[4]}: the mean"
+    )
+
+
 def test_planted_drift_is_named_by_day(tmp_path: Path) -> None:
     random = np.random.default_rng(2)
 

@@ -71,6 +71,14 @@ def test_a_plot_keeps_its_text_and_is_the_same_each_time() -> None:
     assert re.search(r"<text[^>]*>ple</text>", svg)
 
 
+def test_a_tall_plot_is_not_shrunk_to_a_screen() -> None:
+    with drawing("many lines", 4, 20) as (tall, _):
+        pass
+    assert tall.svg.startswith('<svg class="tall" ')
+    assert 'class="tall"' not in plot()
+    assert re.search(r"svg\.tall \{ max-height: none;", filled().html())
+
+
 def test_it_is_written_whole(tmp_path: Path) -> None:
     filled().write(tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text() == filled().html()

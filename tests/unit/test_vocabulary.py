@@ -22,7 +22,7 @@ from pipeline.data.vocabulary_lookup import vocabularies
 from pipeline.data.vocabulary_report import advise
 from schemas.errors import InputError
 from schemas.job import JobConfig
-from tests.logs import DAYS, small_config, small_job, write_config, write_log
+from tests.logs import DAYS, set_key, small_config, small_job, write_config, write_log
 from tests.unit.test_encode import by_name
 
 ROWS = 400
@@ -331,3 +331,17 @@ def test_the_files_are_read_by_a_job_that_names_them(config: Path, tmp_path: Pat
     command.main([str(path)])
     files = {f"features.{f}.vocabulary": str(folder / "item.parquet") for f in ("item", "history", "recent")}
     assert len(vocabularies(small_job(log, changes=files))["item"].values) == 40
+
+
+def test_before_a_vocabulary_is_written_no_value_is_out_of_it(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of strings as of ids, whatever their size."""
+    named = small_config(log, tmp_path / "out")
+    for name in ("city", "session"):
+        set_key(named, f"features.{name}.vocabulary", str(tmp_path / f"v/{name}.parquet"))
+    set_key(named, "features.session.hash", False)
+    told = run(capsys, write_config(tmp_path / "named.yaml", named), "--write", tmp_path / "v")
+    rows = {line.split()[0]: line.split()[-1] for line in told.splitlines() if " vocabulary  " in line}
+    assert rows == {"city": "0.00%", "session": "0.00%"}
+    assert len(read(tmp_path / "v/city.parquet")["value"]) == 6
