@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from jobs.failure import reported
+from jobs.vocabulary import Printer
 from pipeline.data.files import plan
-from pipeline.data.vocabulary import Progress
 from pipeline.profile.drift import Rules
 from pipeline.profile.page import page
 from pipeline.profile.result import result
@@ -28,7 +28,6 @@ from schemas.errors import InputError
 from schemas.events import DayRange
 from schemas.load import load_job
 
-SECONDS_BETWEEN_LINES = 5.0
 LEAST_MEMORY_MIB = 64
 
 
@@ -52,20 +51,6 @@ def parser() -> argparse.ArgumentParser:
     memory = "for counts and tallies; beyond it distinct values are estimated (%(default)s MiB)"
     add("--memory", type=int, default=2048, metavar="MIB", help=memory)
     return out
-
-
-class _Printer:
-    """A line every few seconds."""
-
-    def __init__(self) -> None:
-        self._last = 0.0
-
-    def __call__(self, p: Progress) -> None:
-        if p.seconds - self._last >= SECONDS_BETWEEN_LINES:
-            self._last = p.seconds
-            speed = p.rows / p.seconds
-            left = (p.total - p.rows) / speed
-            print(f"{p.rows:,}/{p.total:,} rows  {speed:,.0f} rows/s  {left:,.0f} s left", flush=True)
 
 
 def check(arguments: argparse.Namespace) -> None:
@@ -103,7 +88,7 @@ def main(argv: list[str] | None = None) -> None:
     days = days_of(arguments.days, job.data.train)
     scan = Scan(job, arguments.memory << 20)
     manifest = plan(job, days)
-    scan.run(manifest, _Printer(), arguments.unused)
+    scan.run(manifest, Printer(), arguments.unused)
     rules = Rules(leak_auc=arguments.leak_auc, label_change=arguments.drift)
     found = result(scan, job, days, manifest, rules)
     print(f"{found.rows:,} rows of {found.first} to {found.last}\n")

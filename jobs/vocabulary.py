@@ -39,8 +39,8 @@ def parser() -> argparse.ArgumentParser:
     return out
 
 
-class _Printer:
-    """A line every few seconds."""
+class Printer:
+    """A line of progress every few seconds."""
 
     def __init__(self) -> None:
         self._last = 0.0
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.write is not None:
         writer = Writer(survey, arguments.write, arguments.min_count, arguments.max_rows, arguments.extend)
     manifest = plan(job, job.data.train)
-    survey.count(manifest, _Printer())
+    survey.count(manifest, Printer())
     print(f"{manifest.rows:,} rows of {job.data.train.first} to {job.data.train.last}\n")
     print(report(survey.lines(), arguments.target))
     if writer is not None:
