@@ -46,6 +46,7 @@ class Printer:
         self._last = 0.0
 
     def __call__(self, p: Progress) -> None:
+        """Prints it, unless the last one is fresh."""
         if p.seconds - self._last >= SECONDS_BETWEEN_LINES:
             self._last = p.seconds
             speed = p.rows / p.seconds
