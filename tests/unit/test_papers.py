@@ -1,12 +1,7 @@
-"""The papers' experiments: the synthetic process by hand, trees on a job's columns, each script's smoke run."""
+"""The papers' experiments: the synthetic process by hand, networks of one size, trees on a job's columns, tables."""
 
 import math
-import os
-import subprocess
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from benchmarks.papers import census, kuairand
 from benchmarks.papers.census import GROUPS
 from benchmarks.papers.experiment import gains, read_results, table
 from benchmarks.papers.intervals import interval
@@ -24,12 +18,8 @@ from benchmarks.papers.synthetic import gains as synthetic_gains
 from benchmarks.papers.trees import columns_of
 from pipeline.sizes import parameters
 from schemas.load import load_job, parse_job
-from tests.distributed import warm
-from tests.distributed.command import SECONDS, environment
-from tests.distributed.test_compare import WARM
 
 ROOT = Path(__file__).resolve().parents[2]
-DATA = ROOT.parent / "shared" / "data"
 CORRELATIONS = (0.0, 0.2, 0.5, 0.75, 1.0)
 
 
@@ -180,47 +170,3 @@ def test_the_jobs_leave_out_what_the_papers_leave_out() -> None:
         job = load_job(str(ROOT / "benchmarks/papers/census.yaml"), [f"tasks={named}"])
         read = {feature.source for feature in job.features}
         assert not read & {"education", "marital_status", "income", "instance_weight", "college", "never_married"}
-
-
-def smoke(script: str, *more: str) -> str:
-    """What the script prints in its smoke run."""
-    command = [sys.executable, str(ROOT / "benchmarks/papers" / script), "--quick", *more]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def test_smoke_of_the_synthetic_experiment(tmp_path: Path) -> None:
-    told = smoke("synthetic.py", "--out", str(tmp_path))
-    assert "gain ple" in told
-    assert {path.name for path in tmp_path.iterdir()} == {"units", "synthetic.csv", "synthetic.html", "synthetic.svg"}
-    lines = (tmp_path / "synthetic.csv").read_text().splitlines()
-    assert len(lines) == 1 + 2 * 2 * len(SIDES) * 2
-    again = smoke("synthetic.py", "--out", str(tmp_path))
-    assert "4 of 4 units were done before" in again
-
-
-@pytest.mark.parametrize(("experiment", "folder"), [(census, "census_income"), (kuairand, "kuairand_pure")])
-def test_smoke_of_a_real_experiment(
-    tmp_path: Path, experiment: ModuleType, folder: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
-) -> None:
-    """Ingested, two sides trained for some steps by the real command, trees beside them, the table."""
-    if not (DATA / folder).is_dir():
-        pytest.skip(f"{folder} is not here")
-    (tmp_path / "warm").mkdir()
-    (tmp_path / "warm" / "sitecustomize.py").write_text(WARM)
-    forked = environment()
-    forked["PYTHONPATH"] += f":{tmp_path / 'warm'}"
-
-    def command(words: Sequence[str]) -> None:
-        started = [sys.executable, "-m", *words]
-        done = warm.run(started, env=forked, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    monkeypatch.setattr("benchmarks.papers.experiment.command", command)
-    monkeypatch.setattr(sys, "argv", ["", "--quick", "--data", str(DATA / folder), "--out", str(tmp_path / "out")])
-    assert experiment.main() == 0
-    told = capfd.readouterr().out
-    assert "LightGBM, same columns" in told
-    assert "gain over single_task" in told
