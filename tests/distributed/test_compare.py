@@ -60,7 +60,7 @@ def finish(process: "subprocess.Popen[str]") -> tuple[int, str]:
 def wait_for(there: Any, process: "subprocess.Popen[str]") -> None:
     deadline = time.monotonic() + SECONDS
     while not there():
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, process.communicate(timeout=SECONDS)[0]
         assert time.monotonic() < deadline
         time.sleep(0.02)
 

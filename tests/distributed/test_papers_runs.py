@@ -22,7 +22,7 @@ def smoke(script: str, *more: str) -> str:
     """What the script prints in its smoke run."""
     command = [sys.executable, str(ROOT / "benchmarks/papers" / script), "--quick", *more]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

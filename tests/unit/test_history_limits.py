@@ -22,7 +22,8 @@ from pipeline.data.manifest import HISTORY
 from schemas.errors import InputError
 from tests.logs import set_key, small_config, write_config, write_log, write_parquet
 from tests.unit.test_history import WEEK, batch_of, log
-from tests.unit.test_history_days import BEFORE, CTR, ORDER, encoded_of, files_of, one
+from tests.unit.test_history_days import CTR, ORDER, files_of, one
+from tests.unit.test_history_files import BEFORE, encoded_of
 
 __all__ = ["log"]
 LENIENT = {"labels": "quarantine", "rows_per_day": 3}
