@@ -98,6 +98,26 @@ class HistoryConfig(Strict):
     """The most that a day's statistics may take while they are counted, and all days' in each rank."""
 
 
+class HoldoutConfig(Strict):
+    """Rows of the training days that are never trained on: those of some users, drawn anew each day."""
+
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the users of a day."""
+    column: Annotated[str, Field(min_length=1)] = USER_COLUMN
+    """Integer or string column whose values are held out whole, so that no session lies on both sides."""
+    eval: Literal["held", "all"] = "held"
+    """What `data.eval` reads of its days: the held-out rows, or all."""
+
+
+class FrozenConfig(Strict):
+    """Manifests frozen earlier: exactly these files are read, and one that changed since is refused."""
+
+    train: Annotated[str, Field(min_length=1)] | None = None
+    """File or URL of the training manifest; none = the days are listed."""
+    eval: Annotated[str, Field(min_length=1)] | None = None
+    """File or URL of the evaluation's."""
+
+
 class DataConfig(Strict):
     """Which logs are read, and how they are streamed."""
 
@@ -125,6 +145,10 @@ class DataConfig(Strict):
     """How patiently storage is read."""
     history: HistoryConfig = HistoryConfig()
     """The earlier days that counts and target encodings are made of."""
+    holdout: HoldoutConfig | None = None
+    """Rows of the training days that are evaluated and never trained on; none = every row is trained on."""
+    frozen: FrozenConfig = FrozenConfig()
+    """Manifests frozen earlier."""
 
     @property
     def history_from(self) -> datetime.date:

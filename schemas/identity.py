@@ -6,7 +6,7 @@ from typing import Any
 
 VOCABULARIES = "vocabularies"
 """Beside the settings of a saved configuration: what each vocabulary holds, as a fingerprint by feature."""
-MAY_CHANGE = ("output", "tracking", "name")
+MAY_CHANGE = ("output", "tracking", "name", "score", "daily")
 """Settings a resumed job may change: they do not touch the numbers."""
 MAY_CHANGE_IN_TRAIN = (
     "log_every",
@@ -31,11 +31,14 @@ def numeric(config: dict[str, Any]) -> dict[str, Any]:
     }
     # where the log lies, how far to read ahead and how patiently do not matter: its fingerprint is compared
     # what ends a run and what it leaves out instead: until then, the rows are the same
-    free = ("path", "prefetch_batches", "storage", "require_success", "eval", "bad")
+    free = ("path", "prefetch_batches", "storage", "require_success", "eval", "bad", "frozen")
     out["data"] = {k: v for k, v in config["data"].items() if k not in free}
     # nor where the statistics of earlier days lie: the manifest has their digests
     begun = (config["data"].get("history") or {}).get("from") or config["data"]["train"]["from"]
     out["data"]["history"] = {"from": begun}
+    # what is evaluated decides nothing of what is trained
+    if config["data"].get("holdout"):
+        out["data"]["holdout"] = {k: v for k, v in config["data"]["holdout"].items() if k != "eval"}
     return out
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from schemas.balance import BalanceConfig, FixedBalance
+from schemas.daily import DailyConfig
 from schemas.errors import InputError
 from schemas.events import PARTITION_KEY, DataConfig
 from schemas.features import (
@@ -20,6 +21,7 @@ from schemas.features import (
     ValuedFeature,
 )
 from schemas.model import ModelConfig, SingleTaskConfig
+from schemas.score import ScoreConfig
 from schemas.strict import Strict, nearest
 from schemas.tasks import Space, TaskSpec, parents
 from schemas.warm_start import WarmStartConfig
@@ -129,6 +131,10 @@ class JobConfig(Strict):
     tracking: TrackingConfig = TrackingConfig()
     warm_start: WarmStartConfig | None = None
     """Begin from another run's checkpoint; none = from the seed."""
+    score: ScoreConfig | None = None
+    """Models that `./launch.sh score` scores; training does not read it."""
+    daily: DailyConfig | None = None
+    """Daily retraining by `./launch.sh daily`; training does not read it."""
 
     @property
     def local_folder(self) -> str:

@@ -1,6 +1,6 @@
 """WarmStartConfig: which checkpoint a new run begins from, and every difference of structure by name."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -19,6 +19,8 @@ class WarmStartConfig(Strict):
     tables.user.dim, tasks.fav, ... What is not named, or is named and did not change, is refused."""
     optimizer: bool = True
     """Take the optimizer state along; false takes the weights alone."""
+    loss_weights: Literal["restart", "continue"] = "restart"
+    """Whether the tasks' w0 gamma^t begins anew or goes on from the parent's t."""
 
     @field_validator("changes")
     @classmethod

@@ -16,7 +16,7 @@ from schemas.job import JobConfig
 from schemas.model import SCALED
 from schemas.strict import nearest
 
-FREE = ("name", "output", "seed", "data", "train", "tracking", "warm_start", "dense_optimizer")
+FREE = ("name", "output", "seed", "data", "train", "tracking", "warm_start", "dense_optimizer", "score", "daily")
 """Settings of the job that are no structure."""
 FREE_WITH_STATE = ("balance",)
 """Free as well, but a checkpoint's own is kept, since it says what was learnt there: that comes along where it fits."""
