@@ -1,0 +1,174 @@
+"""The steps of a day that look at its rows: wait, validate, freeze, vocabulary."""
+
+import datetime
+from typing import Any
+
+from pipeline.daily.checks import check_day
+from pipeline.daily.ledger import Ledger, days
+from pipeline.daily.place import DAY_MANIFEST, TRAIN_MANIFEST, Place, get, latest, put
+from pipeline.daily.span import span_of
+from pipeline.daily.statistics import DayStatistics, day_statistics
+from pipeline.daily.wait import Late, wait_for_day
+from pipeline.daily.work import INVALID, LATE, DayEndedError, Facts, Work
+from pipeline.data.files import Listed, list_days, plan, plan_files
+from pipeline.data.freeze import compare
+from pipeline.data.manifest import Manifest, from_bytes
+from pipeline.data.vocabulary_growth import grow
+from pipeline.storage import filesystem
+from schemas.errors import InputError
+from schemas.events import DayRange
+
+
+def wait(work: Work) -> Facts:
+    """Settles what the challenger begins from and trains on, then waits for the day."""
+    span = span_of(work.job, work.place.root, work.registry, work.day)
+    try:
+        arrived = wait_for_day(work.job, work.day, work.daily.wait, work.say)
+    except Late as late:
+        raise DayEndedError(LATE, "late_data", str(late)) from late
+    work.say(f"{arrived.files:,} files, {arrived.rows:,} rows")
+    return {"files": arrived.files, "rows": arrived.rows, "waited_seconds": arrived.waited, "span": span.facts()}
+
+
+def validate(work: Work) -> Facts:
+    """The day's statistics within their limits of recent days; the manifest they were made of is what is frozen."""
+    manifest = plan(work.job, work.own_day)
+    put(work.place.url(DAY_MANIFEST), manifest.to_bytes())
+    recent = recent_statistics(work)
+    today = day_statistics(work.job, work.day, manifest, recent, work.say)
+    findings = check_day(work.job, work.daily.checks, today, recent, work.accepted)
+    refuse(work, findings)
+    work.say(f"{manifest.rows:,} rows against {len(recent)} recent days: passed")
+    return {
+        "manifest": manifest.fingerprint,
+        "recent": [str(s.day) for s in recent],
+        "accepted": [f.words for f in findings],
+        "statistics": today.to_json(),
+    }
+
+
+def recent_statistics(work: Work) -> list[DayStatistics]:
+    """Those of the latest days before this one that passed, in order."""
+    found = []
+    for day in reversed([d for d in days(work.place.root) if d < work.day]):
+        facts = _ledger(work, day).done().get("validate")
+        if facts is not None:
+            found.append(DayStatistics.from_json(facts["statistics"]))
+        if len(found) == work.daily.checks.recent_days:
+            break
+    return found[::-1]
+
+
+def refuse(work: Work, findings: list[Any]) -> None:
+    """Ends the day where a finding stands that nobody accepted; says those that were."""
+    for finding in findings:
+        if finding.accepted:
+            work.say(f"accepted: {finding.words}")
+    standing = [finding for finding in findings if not finding.accepted]
+    if standing:
+        words = "\n".join(
+            f"  {finding.rule}{f':{finding.subject}' if finding.subject else ''}: {finding.words}"
+            for finding in standing
+        )
+        told = [{"rule": f.rule, "subject": f.subject, "words": f.words} for f in standing]
+        raise DayEndedError(INVALID, "failed_validation", words, {"findings": told})
+
+
+def freeze(work: Work) -> Facts:
+    """The manifests of the day and of all that its challenger trains on; what came late is told, or taken in."""
+    day = manifest_of(work, work.place)
+    if day.fingerprint != work.done["validate"]["manifest"]:
+        raise InputError(f"{work.place.url(DAY_MANIFEST)}: is not the one that was validated; begin anew with --again")
+    came = compare(day, list_days(work.job, work.own_day), same_place=True)
+    late = {work.day: came, **late_before(work)}
+    late = {d: files for d, files in late.items() if files}
+    _report(work, late)
+    span, files = work.span, []
+    taken = {d: names for d, names in late.items() if d < work.day} if work.daily.late_files == "train" else {}
+    for d in sorted({*(datetime.date.fromisoformat(d) for d in span.days), *taken}):
+        whole = str(d) in span.days
+        if d == work.day:
+            files += _files(day)
+        elif whole and _ledger(work, d).done().get("freeze"):
+            files += _files(manifest_of(work, latest(work.place.root, d)))
+        elif whole:  # a day of the first champion's, which has no run of its own
+            files += list_days(work.job, DayRange(**{"from": d, "to": d}))
+        if d in taken:
+            listed = {file.path: file for file in list_days(work.job, DayRange(**{"from": d, "to": d}))}
+            files += [listed[name] for name in taken[d]]
+    first = min(datetime.date.fromisoformat(file.path[3:13]) for file in files)
+    training = plan_files(work.job, DayRange(**{"from": first, "to": work.day}), files)
+    put(work.place.url(TRAIN_MANIFEST), training.to_bytes())
+    work.say(f"{training.rows:,} rows of {len(span.days)} day{'s' * (len(span.days) > 1)} to train on")
+    return {
+        "manifest": training.fingerprint,
+        "rows": training.rows,
+        "first": str(first),
+        "late": {str(d): files for d, files in late.items()},
+        "late_trained": {str(d): files for d, files in taken.items()},
+    }
+
+
+def manifest_of(work: Work, place: Place) -> Manifest:
+    """The frozen manifest of a day."""
+    url = place.url(DAY_MANIFEST)
+    return from_bytes(get(url), filesystem(work.job.data.path, work.job.data.storage)[1], url)
+
+
+def late_before(work: Work) -> dict[datetime.date, list[str]]:
+    """Files of recent days that came after those were frozen and that no model has trained on."""
+    found: dict[datetime.date, list[str]] = {}
+    known: set[str] = set()
+    for day in [d for d in days(work.place.root) if d < work.day][-work.daily.checks.recent_days :]:
+        facts = _ledger(work, day).done().get("freeze")
+        if facts is None:
+            continue
+        known |= {name for names in facts["late_trained"].values() for name in names}
+        try:
+            listed = list_days(work.job, DayRange(**{"from": day, "to": day}))
+        except InputError:  # the log keeps its days for a while alone
+            continue
+        frozen = set(manifest_of(work, latest(work.place.root, day)).files.column("path").to_pylist())
+        found[day] = [file.path for file in listed if file.path not in frozen]
+    return {day: [name for name in names if name not in known] for day, names in found.items()}
+
+
+def _report(work: Work, late: dict[datetime.date, list[str]]) -> None:
+    if not late:
+        return
+    names = [name for files in late.values() for name in files]
+    words = f"{len(names)} file(s) came after their day was frozen: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+    if work.daily.late_files == "refuse":
+        raise DayEndedError(
+            LATE,
+            "late_files",
+            f"{words}; daily.late_files=refuse: take them away, or set it to report (left out) or train (with this day)",
+        )
+    before = [name for day, files in late.items() if day < work.day for name in files]
+    work.say(f"{words}; {'trained with this day' if work.daily.late_files == 'train' and before else 'left out'}")
+    work.alerts.send("late_files", work.day, f"late files, {work.day}", words, {"files": names})
+
+
+def vocabulary(work: Work) -> Facts:
+    """The champion's vocabularies, grown by the values of the days to be trained on."""
+    growth = work.daily.vocabulary
+    if growth is None:
+        return {"tables": {}}
+    url = work.place.url(TRAIN_MANIFEST)
+    manifest = from_bytes(get(url), filesystem(work.job.data.path, work.job.data.storage)[1], url)
+    first = datetime.date.fromisoformat(work.done["freeze"]["first"])
+    span = DayRange(**{"from": first, "to": work.day})
+    grown = grow(work.current_job(), span, manifest, work.place.url("vocabulary"), growth.min_count, work.say)
+    for table, told in grown.items():
+        more = f", {told.no_room:,} found no room: raise tables.{table}.rows" if told.no_room else ""
+        work.say(f"{table}: {told.before:,} -> {told.after:,} values{more}; {told.unknown:.2%} of look-ups unknown")
+    return {"tables": {table: {"path": g.path, "before": g.before, "after": g.after} for table, g in grown.items()}}
+
+
+def _files(manifest: Manifest) -> list[Listed]:
+    columns = [manifest.files.column(name).to_pylist() for name in ("path", "bytes", "etag")]
+    return [Listed(*row) for row in zip(*columns, strict=True)]
+
+
+def _ledger(work: Work, day: datetime.date) -> Ledger:
+    return Ledger(work.place.root, day, latest(work.place.root, day).attempt)

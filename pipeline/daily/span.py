@@ -1,0 +1,109 @@
+"""Which days a challenger trains on: every day since the champion's own, in order, none twice and none in silence."""
+
+import dataclasses
+import datetime
+from typing import Any
+
+from pipeline.daily.ledger import Ledger, skip, skipped
+from pipeline.daily.place import latest
+from pipeline.registry import Registry
+from schemas.errors import InputError
+from schemas.events import DayRange
+from schemas.job import JobConfig
+
+ONE = datetime.timedelta(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """What a day's challenger begins from and trains on."""
+
+    champion: str | None
+    promotion: int | None
+    """The registry's promotion that made it champion."""
+    days: list[str]
+    """Days to be trained on; the last is the day itself."""
+    skipped: list[str]
+    """Days since the champion's that nothing was trained on."""
+
+    @property
+    def first(self) -> datetime.date:
+        """First day trained on."""
+        return datetime.date.fromisoformat(self.days[0])
+
+    def facts(self) -> dict[str, Any]:
+        """As the ledger keeps it."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def of_facts(cls, facts: dict[str, Any]) -> "Span":
+        """What `facts` gave."""
+        return cls(**{field.name: facts[field.name] for field in dataclasses.fields(cls)})
+
+
+def finished(root: str, day: datetime.date) -> bool:
+    """Whether the day's challenger was promoted or rejected."""
+    place = latest(root, day)
+    return "promote" in Ledger(root, day, place.attempt).done()
+
+
+def span_of(job: JobConfig, root: str, registry: Registry, day: datetime.date) -> Span:
+    """The span of a day that is begun now. Raises InputError where a day before it is open, or it was trained already.
+
+    Under `missing_days: skip` open days are skipped, for ever: the ledger says so.
+    """
+    assert job.daily is not None
+    champion, promotions, left_out = registry.champion(), registry.promotions(), skipped(root)
+    if day in left_out:
+        raise InputError(f"{day}: was skipped ({left_out[day]}); a skipped day stays out of every later model")
+    number = promotions[-1].number if promotions else None
+    if champion is None:
+        first = job.data.train.first
+        if day < first:
+            raise InputError(f"{day}: lies before data.train.from ({first}), where the first champion's days begin")
+        days = DayRange(**{"from": first, "to": day}).days()
+        return Span(
+            None, number, _named(d for d in days if d not in left_out), _named(d for d in days if d in left_out)
+        )
+    trained = [d for model in registry.lineage(champion.name) for d in (*model.days, *model.skipped)]
+    last = datetime.date.fromisoformat(max(trained))
+    if day <= last:
+        raise InputError(
+            f"{day}: champion {champion.name} was trained up to {last}, and days are trained in order; roll back to a "
+            f"champion before it to train it anew (./launch.sh registry {root} rollback)"
+        )
+    between = [last + ONE * n for n in range(1, (day - last).days)]
+    open_days = [d for d in between if d not in left_out and not finished(root, d)]
+    if open_days and job.daily.missing_days == "refuse":
+        names = ", ".join(_named(open_days))
+        raise InputError(
+            f"{day}: champion {champion.name} was trained up to {last}, and {names} came to no end; train them first "
+            f"(--from {open_days[0]} --to {day}), or leave them out for good (--skip {open_days[0]} --because WHY; "
+            "daily.missing_days=skip does so by itself)"
+        )
+    for missing in open_days:
+        skip(root, missing, f"daily.missing_days=skip, when {day} was begun")
+    out = {*left_out, *open_days}
+    if job.daily.refused_days == "leave_out":
+        out |= set(between)
+    return Span(
+        champion.name,
+        number,
+        _named(d for d in [*between, day] if d not in out),
+        _named(d for d in between if d in out),
+    )
+
+
+def _named(days: Any) -> list[str]:
+    return [str(day) for day in days]
+
+
+def first_open(job: JobConfig, root: str, registry: Registry, day: datetime.date) -> datetime.date:
+    """The first day since the champion's that came to no end and was not skipped; `day` where there is none."""
+    champion, left_out = registry.champion(), skipped(root)
+    if champion is None:
+        return day
+    trained = [d for model in registry.lineage(champion.name) for d in (*model.days, *model.skipped)]
+    last = datetime.date.fromisoformat(max(trained))
+    between = [last + ONE * n for n in range(1, (day - last).days)]
+    return next((d for d in between if d not in left_out and not finished(root, d)), day)
