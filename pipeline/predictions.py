@@ -92,7 +92,7 @@ def read_predictions(url: str, name: str) -> Predictions:
     tasks = [column.removeprefix(LOGIT) for column in schema.names if column.startswith(LOGIT)]
 
     def of_tasks(kind: str, dtype: type) -> npt.NDArray[Any]:
-        out_TN = np.empty((len(tasks), len(row_N)), dtype)
+        out_TN: npt.NDArray[Any] = np.empty((len(tasks), len(row_N)), dtype)
         for task, out_N in zip(tasks, out_TN, strict=True):
             out_N[:] = table.column(f"{kind}{task}").to_numpy()[order_N]
         return out_TN

@@ -52,6 +52,10 @@ class Progress:
     samples: int
     """Rows trained in all."""
 
+    def held_out(self, rows: int) -> int:
+        """Rows passed over since they are held out, of a run with `rows` rows an epoch; those of each epoch count."""
+        return self.epoch * rows + self.rows_done - self.samples
+
 
 @dataclasses.dataclass(frozen=True)
 class FileNote:

@@ -41,6 +41,7 @@ def result(
         "seed": job.seed,
         "step": end.step,
         "samples": end.samples,
+        "held_out": end.held_out(training.rows),
         "ranks": ranks.world,
         "device": ranks.device.type,
         "precision": job.train.precision,
