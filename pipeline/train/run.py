@@ -209,7 +209,7 @@ def _tell_late(job: JobConfig, planned: Planned, end: Progress, tracking: Tracki
         print("note: the training days cannot be listed any more; whether files came late is not known", flush=True)
         return
     if late and late != planned.late:
-        print(late_note(late), flush=True)
+        print(late_note(late, planned.given), flush=True)
     if tracking is not None:
         drifted = planned.manifest.origin.get("drifted", 0)
         values = {"data/late_files": float(len(late)), "data/drifted_files": float(drifted)}

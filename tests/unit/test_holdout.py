@@ -266,10 +266,10 @@ def test_bad_rows_are_found_among_the_rows_that_are_read_alone() -> None:
     assert np.flatnonzero(rows.row_id_N >= 0).tolist() == kept[2:]
     # and the evaluation of the held-out rows meets the other one
     strict = job_of("log", {"features.user": ..., "tables.user": ...})
+    encode = Encoder(strict, None, None, Holdout(HoldoutConfig(share=SHARE), "held"))
+    batch = table.set_column(0, "user_id", pa.array(user)).combine_chunks().to_batches()[0]
     with pytest.raises(InputError, match=rf"column 'age' holds nan \(row {100 + held[0]}\)"):
-        held_part = Holdout(HoldoutConfig(share=SHARE), "held")
-        good = table.set_column(0, "user_id", pa.array(user))
-        Encoder(strict, None, None, held_part)(good.combine_chunks().to_batches()[0], np.arange(40), where)
+        encode(batch, np.arange(40), where)
 
 
 def test_a_column_that_cannot_be_drawn_is_named_before_anything_is_read(log: Path) -> None:
