@@ -76,11 +76,11 @@ def read_predictions(url: str, name: str) -> Predictions:
     written = told.get("predictions")
     if written is None:
         raise InputError(f"{url}/{name}.json: scored without predictions; {AGAIN} with score.predictions=true")
-    tables = [_part(f"{url}/{name}/{part_name(rank)}", written["attempt"]) for rank in range(written["files"])]
+    tables = [_part(f"{url}/{name}/{file}", written["attempt"]) for file in written["files"]]
     schema = tables[0].schema
-    for rank, table in enumerate(tables):
+    for file, table in zip(written["files"], tables, strict=True):
         if table.schema.names != schema.names:
-            raise InputError(f"{url}/{name}/{part_name(rank)}: other columns than the first file's; {AGAIN}")
+            raise InputError(f"{url}/{name}/{file}: other columns than the first file's; {AGAIN}")
     table = pa.concat_tables(tables)
     row_N = table.column(ROW).to_numpy()
     order_N = np.argsort(row_N, kind="stable")

@@ -74,7 +74,7 @@ def plan_from_bytes(data: bytes, job: JobConfig) -> Plan:
 
 
 def plan_job(job: JobConfig, stored: bytes | None, check: Callable[[Manifest], None] = lambda training: None) -> Plan:
-    """The training manifest: that of the newest checkpoint, `stored`, or of data.frozen, or a new one; and the evaluation's.
+    """The training manifest, `stored` in the newest checkpoint, named in data.frozen or new, and the evaluation's.
 
     With the statistics of earlier days that the job's features need, counted where they are not yet: which may take
     long, so `check` sees the training manifest before.

@@ -323,6 +323,13 @@ class CheckpointStore:
             raise InputError(f"{where}: cannot be {what} ({reason(error)}); {REMEDY[what]}") from error
 
 
+def find_commit(checkpoint: str) -> Commit | None:
+    """The commit at this address, or the newest of a folder of commits; None where it is neither."""
+    place = checkpoint.rstrip("/")
+    folder, name = place.rsplit("/", 1) if "/" in place else (".", place)
+    return CheckpointStore(folder).at(name) or CheckpointStore(place).newest()
+
+
 def step_of(name: str) -> int:
     """The step of an attempt's name."""
     return int(name.split("-")[1])

@@ -386,8 +386,12 @@ def evaluate(
     ranks: Ranks,
     tell: Callable[[int, float], None],
     budget: Budget | None = None,
+    write: Callable[[Batch, torch.Tensor], None] | None = None,
 ) -> Metrics | None:
     """Exact metrics of every good row of the manifest: on rank 0, None elsewhere. `tell` gets rows done and rows/s.
+
+    Under `data.holdout`, of the held-out rows alone, if so declared. `write` gets each of this rank's batches with its
+    logits_BT.
 
     Raises on every rank Stopped, once any of them was told to stop, and InputError over the budget of bad data.
     """
@@ -405,7 +409,10 @@ def evaluate(
                 left_out = []
             left_out += batch.left_out
             batch = batch.to(ranks.device)
-            window.update(model(batch), batch.labels_BT, batch.space_BT, batch.exposed_BT)
+            logits_BT = model(batch)
+            window.update(logits_BT, batch.labels_BT, batch.space_BT, batch.exposed_BT)
+            if write is not None:
+                write(batch, logits_BT)
             if ranks.first and time.perf_counter() - told > 10:
                 told = time.perf_counter()
                 tell(batch.end_row, batch.end_row / (told - began))
