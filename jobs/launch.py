@@ -1,52 +1,82 @@
-"""Run a training job under torchrun: arguments checked first, one message a failure, a commit on a signal."""
+"""Run a job on ranks under torchrun: arguments checked first, one message a failure, a commit on a signal."""
 
+import argparse
+import dataclasses
 import functools
 import logging
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
+from jobs import score, train
 from jobs.failure import TRACE, callstack, is_input_error, recorded_message, reported
 from jobs.interrupts import Interrupted, Interrupts
-from jobs.train import hand_over, prepare
-from jobs.train import parser as train_parser
+from jobs.train import hand_over
 from pipeline.train.stop import HANDOVER, LAUNCHER, STOPPED, marks
 from schemas.errors import InputError, redacted
+from schemas.job import JobConfig
 
-RANK_MODULE = "jobs.train"
-"""What every rank runs."""
+
+class Prepared(Protocol):
+    """What the launcher has found out for its ranks."""
+
+    def to_bytes(self) -> bytes:
+        """As it is handed over."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranked:
+    """A job that runs on ranks."""
+
+    module: str
+    """What every rank runs."""
+    parser: Callable[[], argparse.ArgumentParser]
+    prepare: Callable[[list[str]], tuple[JobConfig, Prepared | None]]
+    """The checked job of CONFIG [key=value ...], and what its ranks are handed; None where there is nothing to do."""
+
+
+RANKED = {
+    "train": Ranked("jobs.train", train.parser, train.prepare),
+    "score": Ranked("jobs.score", score.parser, score.prepare),
+}
 
 
 def main(argv: list[str] | None = None) -> None:
-    """`[TORCHRUN FLAGS] CONFIG [key=value ...]`."""
+    """`[train | score] [TORCHRUN FLAGS] CONFIG [key=value ...]`; train where neither is said."""
+    words = sys.argv[1:] if argv is None else argv
+    name, words = (words[0], words[1:]) if words and words[0] in RANKED else ("train", words)
     interrupts = Interrupts()
     interrupts.install()
     try:
-        _launch(sys.argv[1:] if argv is None else argv, interrupts)
+        _launch(RANKED[name], words, interrupts)
     except Interrupted as interrupted:
         when = "while no rank was running" if interrupts.started else "before the ranks started"
         _stopped(f"stopped by {interrupted.name} {when}, nothing to commit; the same command goes on")
 
 
-def _launch(argv: list[str], interrupts: Interrupts) -> None:
+def _launch(job: Ranked, argv: list[str], interrupts: Interrupts) -> None:
     if not argv or argv[-1] in ("-h", "--help"):
-        train_parser().parse_args(["--help"])
+        job.parser().parse_args(["--help"])
     config = next((i for i, word in enumerate(argv) if word.endswith((".yaml", ".yml"))), None)
     prepared = None
     if config is not None:
-        prepared = prepare(argv[config:])  # before torch is loaded: a mistake should be told at once
+        prepared = job.prepare(argv[config:])  # before torch is loaded: a mistake should be told at once
     from torch.distributed.run import get_args_parser
 
     parser = get_args_parser()
-    setattr(parser, "error", _refuse)  # noqa: B010 - its usage is torchrun's, not this job's
+    refuse = functools.partial(_refuse, job.parser().prog)
+    setattr(parser, "error", refuse)  # noqa: B010 - its usage is torchrun's, not this job's
     flags = parser.parse_args(argv)
     if prepared is None:
-        prepared = prepare([flags.training_script, *flags.training_script_args])
-    hand_over(prepared[1])
+        prepared = job.prepare([flags.training_script, *flags.training_script_args])
+    if prepared[1] is None:
+        return
+    hand_over(prepared[1].to_bytes())
     flags.training_script_args = [flags.training_script, *flags.training_script_args]
-    flags.training_script, flags.module = RANK_MODULE, True
+    flags.training_script, flags.module = job.module, True
     if flags.max_restarts and flags.rdzv_backend == "static" and (flags.rdzv_endpoint or flags.master_port):
         raise InputError(
             "--max-restarts: the static rendezvous hands restarted ranks the addresses of those that are gone; "
@@ -61,8 +91,8 @@ def _launch(argv: list[str], interrupts: Interrupts) -> None:
         _torchrun(flags, interrupts, Path(folder), prepared[0].train.stop_seconds)
 
 
-def _refuse(said: str) -> NoReturn:
-    raise InputError(f"no CONFIG.yaml, or a torchrun flag that it does not know ({said}); see ./launch.sh train --help")
+def _refuse(command: str, said: str) -> NoReturn:
+    raise InputError(f"no CONFIG.yaml, or a torchrun flag that it does not know ({said}); see {command} --help")
 
 
 def _torchrun(flags: Any, interrupts: Interrupts, folder: Path, stop_seconds: int) -> None:

@@ -20,6 +20,7 @@ import tempfile
 from pathlib import Path
 
 from pipeline.data.freeze import STORED, Plan, plan_from_bytes, plan_job
+from pipeline.data.holdout import evaluation_part
 from pipeline.data.manifest import Manifest
 from pipeline.data.vocabulary_lookup import fingerprints
 from pipeline.storage import filesystem, reason
@@ -45,15 +46,15 @@ def parser() -> argparse.ArgumentParser:
     return out
 
 
-def load(argv: list[str]) -> JobConfig:
+def load(argv: list[str], parser: argparse.ArgumentParser) -> JobConfig:
     """The checked job of a command line. No torch; raises InputError."""
-    arguments = parser().parse_args(argv)
+    arguments = parser.parse_args(argv)
     return load_job(arguments.config, arguments.overrides)
 
 
 def prepare(argv: list[str]) -> tuple[JobConfig, Plan]:
     """The checked job and what it reads. No torch; raises InputError."""
-    job = load(argv)
+    job = load(argv, parser())
     check_warm_start(job, fingerprints(job))  # reads and checks the vocabularies too
 
     def check(training: Manifest) -> None:
@@ -69,13 +70,22 @@ def stored_manifest(job: JobConfig) -> bytes | None:
     return commit.read(STORED) if commit is not None and STORED in commit.files else None
 
 
-def hand_over(plan: Plan) -> None:
-    """Leaves the plan to the ranks that this process will start, for as long as it lives."""
+def hand_over(plan: bytes) -> None:
+    """Leaves a plan to the ranks that this process will start, for as long as it lives."""
     file, name = tempfile.mkstemp(prefix="fulcrum-plan-")
     with open(file, "wb") as out:
-        out.write(plan.to_bytes())
+        out.write(plan)
     os.environ[PLAN] = name
     atexit.register(_remove, name)
+
+
+def handed_over() -> bytes | None:
+    """The launcher's plan; None where no launcher planned, or it runs on another machine."""
+    name = os.environ.get(PLAN)
+    if name is None or not os.path.exists(name):
+        return None
+    with open(name, "rb") as file:
+        return file.read()
 
 
 def _remove(name: str) -> None:
@@ -88,10 +98,9 @@ def first_ranks_plan(job: JobConfig) -> Plan:
 
     After an elastic restart the first rank may run where the launcher planned at another time.
     """
-    stored, name = stored_manifest(job), os.environ.get(PLAN)
-    if name is not None and os.path.exists(name):
-        with open(name, "rb") as file:
-            plan = plan_from_bytes(file.read(), job)
+    stored, planned = stored_manifest(job), handed_over()
+    if planned is not None:
+        plan = plan_from_bytes(planned, job)
         if stored is None or stored == plan.training.manifest.to_bytes():
             return plan
     return plan_job(job, stored)
@@ -103,7 +112,7 @@ def attainable_aucs(job: JobConfig) -> dict[str, float]:
     Only for a task that asks what the truth answers: the 0/1 label of its own name, given a click where it is no click,
     on all such rows.
     """
-    if job.data.eval is None or job.data.eval.first != job.data.eval.last:
+    if job.data.eval is None or job.data.eval.first != job.data.eval.last or evaluation_part(job.data) == "held":
         return {}
     fs, root = filesystem(job.data.path, job.data.storage)
     if not fs.exists(f"{root}/{TRUTH_FILE}"):
@@ -195,7 +204,7 @@ def main(argv: list[str] | None = None) -> None:
     stop = Stop()
     stop.install()
     die_with_launcher()
-    job = load(sys.argv[1:] if argv is None else argv)
+    job = load(sys.argv[1:] if argv is None else argv, parser())
     check_ranks(job)
     plan = None
     if int(os.environ.get("RANK", 0)) == 0:

@@ -49,6 +49,8 @@ class Batch(Pipelineable):
     """float32, 1 where the indicators up the task's chain are 1; None without indicators, where they all are."""
     left_out: tuple[Any, ...] = ()
     """Pieces of the log (pipeline/data/quarantine.py) that this rank's step leaves out."""
+    unread: int = 0
+    """Rows of this rank's step that the pass does not read (pipeline/data/holdout.py)."""
 
     @property
     def trained_BT(self) -> Tensor:

@@ -214,6 +214,11 @@ class JobConfig(Strict):
         parents(self.tasks)
         self._check_features()
         self._check_spaces()
+        if self.model.norm == "batch" and self.data.holdout:
+            raise InputError(
+                "model.norm: batch normalisation cannot train a step that data.holdout leaves with one row; use "
+                "model.norm=layer or none, or remove data.holdout"
+            )
         if self.model.norm == "batch" and self.data.quarantine:
             raise InputError(
                 "model.norm: batch normalisation cannot train a step that quarantine leaves with one row; use "

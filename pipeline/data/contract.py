@@ -80,6 +80,8 @@ def needs(job: JobConfig) -> list[tuple[str, str, Callable[[pa.DataType], bool],
             out.append((task.indicator, f"the indicator of task '{task.name}'", _label, ZERO_ONE))
         if task.sample_weight:
             out.append((task.sample_weight, f"the sample weight of task '{task.name}'", _number, "a number"))
+    if job.data.holdout:
+        out.append((job.data.holdout.column, "by which rows are held out", _key, KEY))
     return out
 
 

@@ -10,7 +10,7 @@
 
 Everything a log may break is found here, where file, row group and column are known: a column is checked, then encoded.
 A finding ends the run, or flags its rows (flags.py) and the batch is encoded once more without them: where nothing is
-found, quarantine costs nothing.
+found, quarantine costs nothing. Rows that the pass does not read (holdout.py) go before anything is checked.
 
 Shapes: N rows, M elements of all N lists of a column.
 """
@@ -26,9 +26,10 @@ import pyarrow.compute as pc
 
 from pipeline.data import checks
 from pipeline.data.checks import Finding, Where
-from pipeline.data.flags import Flags
+from pipeline.data.flags import UNREAD, Flags
 from pipeline.data.hashing import bucket_distinct, bucket_integers, bucket_strings
 from pipeline.data.history_lookup import History, day_of
+from pipeline.data.holdout import Holdout
 from pipeline.data.quarantine import Piece, below_root
 from pipeline.data.rows import MATRICES, Float32, Int8, Int32, Int64, Layout, Lists, Rows, Value
 from pipeline.data.spaces import Spaces
@@ -56,11 +57,17 @@ COUNTED_BOUNDARIES = 24
 class Encoder:
     """Checks and encodes one Arrow batch after another."""
 
-    def __init__(self, job: JobConfig, flags: Flags | None = None, history: History | None = None) -> None:
+    def __init__(
+        self,
+        job: JobConfig,
+        flags: Flags | None = None,
+        history: History | None = None,
+        holdout: Holdout | None = None,
+    ) -> None:
         self.job = job
         self.layout = Layout(job)
         self._lookups = lookups(job)
-        self._flags = flags
+        self._flags, self._holdout = flags, holdout
         one_id: dict[type, Callable[[Any, pa.RecordBatch, Where, Int32], bool]] = {
             IdFeature: self._id,
             StringFeature: self._string,
@@ -76,26 +83,25 @@ class Encoder:
         self._spaces = Spaces(job)
 
     def __call__(self, batch: pa.RecordBatch, row_ids: Int64, where: Where) -> Rows:
-        """The encoded batch, its bad rows flagged; `where` (file and row group) goes into errors.
+        """The encoded batch, its bad rows and those that are not read flagged; `where` goes into errors.
 
         Raises InputError for what is not under quarantine.
         """
-        try:
-            return self._encoded(batch, row_ids, where)
-        except _BadRows as bad:
-            finding = bad.finding
-        kept_N = np.arange(batch.num_rows)
+        flag_N, kept_N, undrawn = -1 - row_ids, np.arange(batch.num_rows), self._holdout
         while True:
-            self._flag(finding, row_ids[kept_N], where)
-            batch = batch.filter(pa.array(~finding.bad_N))
-            kept_N = kept_N[~finding.bad_N]
-            where = dataclasses.replace(where, kept_N=kept_N)
             try:
-                good = self._encoded(batch, row_ids[kept_N], where)
-            except _BadRows as bad:  # in another column
-                finding = bad.finding
-            else:
-                return _in_places(self.layout, good, row_ids, kept_N)
+                if undrawn is None:
+                    good = self._encoded(batch, row_ids[kept_N], where)
+                    return good if len(kept_N) == len(row_ids) else _in_places(self.layout, good, flag_N, kept_N)
+                self._found(undrawn.nulls(batch), where)
+                out_N, undrawn = ~undrawn.read(batch, day_of(where.path)), None
+                flag_N[kept_N[out_N]] -= UNREAD
+            except _BadRows as bad:
+                self._flag(bad.finding, row_ids[kept_N], where)
+                out_N = bad.finding.bad_N
+            if out_N.any():
+                batch, kept_N = batch.filter(pa.array(~out_N)), kept_N[~out_N]
+                where = dataclasses.replace(where, kept_N=kept_N)
 
     def _encoded(self, batch: pa.RecordBatch, row_ids: Int64, where: Where) -> Rows:
         """The encoded batch. Raises InputError, and _BadRows where rows are to be left out."""
@@ -318,16 +324,17 @@ class _BadRows(Exception):  # noqa: N818 - found, and no error
         self.finding = finding
 
 
-def _in_places(layout: Layout, good: Rows, row_id_N: Int64, kept_N: Int64) -> Rows:
-    """The good rows in their places `kept_N` among all of `row_id_N`, the others flagged."""
-    rows = Rows.lost(layout, row_id_N)
+def _in_places(layout: Layout, good: Rows, flag_N: Int64, kept_N: Int64) -> Rows:
+    """The good rows in their places `kept_N`, the others under their flags."""
+    rows = Rows.lost(layout, np.arange(len(flag_N)))
+    rows.row_id_N[:] = flag_N
     rows.row_id_N[kept_N] = good.row_id_N
     for name in MATRICES:
         getattr(rows, name)[:, kept_N] = getattr(good, name)
     for name, lists in good.lists.items():
-        length_N = np.zeros(len(row_id_N), np.int32)
+        length_N = np.zeros(len(flag_N), np.int32)
         length_N[kept_N] = np.diff(lists.offset_N)
-        offset_N = np.zeros(len(row_id_N) + 1, np.int32)
+        offset_N = np.zeros(len(flag_N) + 1, np.int32)
         np.cumsum(length_N, out=offset_N[1:])
         rows.lists[name] = dataclasses.replace(lists, offset_N=offset_N)
     return dataclasses.replace(rows, unknown=good.unknown)

@@ -9,7 +9,7 @@ import datetime
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -37,6 +37,10 @@ HEADER_BYTES = 4096
 
 In = TypeVar("In")
 Out = TypeVar("Out")
+
+
+class MissingDayError(InputError):
+    """A day that is not there, not complete or empty."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -91,10 +95,22 @@ def origin_of(job: JobConfig, days: DayRange) -> dict[str, Any]:
     }
 
 
-def list_days(job: JobConfig, days: DayRange) -> list[Listed]:
-    """The Parquet files of the days, in order of day and name; no file is opened."""
+def list_days(job: JobConfig, days: DayRange, may_lack: Collection[datetime.date] = ()) -> list[Listed]:
+    """The Parquet files of the days, in order of day and name; no file is opened.
+
+    Raises InputError for a day that is missing, unless it is one of those that the log `may_lack`.
+    """
     fs, root = filesystem(job.data.path, job.data.storage)
-    per_day = _in_parallel(fs, functools.partial(_day_files, job, fs, root), days.days())
+
+    def files(day: datetime.date) -> list[Listed]:
+        try:
+            return _day_files(job, fs, root, day)
+        except MissingDayError:
+            if day in may_lack:
+                return []
+            raise
+
+    per_day = _in_parallel(fs, files, days.days())
     return [file for files in per_day for file in files]
 
 
@@ -251,11 +267,13 @@ def _day_files(job: JobConfig, fs: Any, root: str, day: datetime.date) -> list[L
     except (FileNotFoundError, NotADirectoryError):
         if not fs.exists(root):
             raise InputError(f"data.path: no such path '{job.data.path}'; name the root of an event log") from None
-        raise InputError(f"{folder}: the day {day} is missing; write it or change data.train / data.eval") from None
+        raise MissingDayError(
+            f"{folder}: the day {day} is missing; write it or change data.train / data.eval"
+        ) from None
     except OSError as error:
         raise InputError(f"{folder}: cannot be listed ({reason(error)}); see whether you may read it") from error
     if job.data.require_success and SUCCESS_MARKER not in {file.path for file in entries}:
-        raise InputError(
+        raise MissingDayError(
             f"{folder}: no {SUCCESS_MARKER} marker, so the day may still be written; wait for it, "
             "or set data.require_success=false"
         )
@@ -263,7 +281,9 @@ def _day_files(job: JobConfig, fs: Any, root: str, day: datetime.date) -> list[L
         (f for f in entries if f.path.endswith(".parquet") and not f.path.startswith((".", "_"))), key=lambda f: f.path
     )
     if not files:
-        raise InputError(f"{folder}: an empty partition, no .parquet file; write the day or leave it out of the range")
+        raise MissingDayError(
+            f"{folder}: an empty partition, no .parquet file; write the day or leave it out of the range"
+        )
     return [Listed(f"{name}/{file.path}", file.bytes, file.etag) for file in files]
 
 

@@ -1,7 +1,9 @@
-"""Bad rows on their way from where they are found to where they are left out. No torch.
+"""Rows on their way from where they are found to where they are left out. No torch.
 
 A bad row keeps its place in the global order, under the row id -1 - id, so that the order and the number of steps stay
-what the manifest says. Why it is bad waits here, with the reader thread, until its step comes up.
+what the manifest says. Why it is bad waits here, with the reader thread, until its step comes up. A row that this pass
+does not read, since it is held out (holdout.py) or is not, keeps its place too, under -1 - id - UNREAD: nothing is
+wrong with it, and nothing is told of it but how many there are.
 """
 
 import numpy as np
@@ -10,8 +12,15 @@ import numpy.typing as npt
 from pipeline.data.quarantine import Piece
 from schemas.events import DataConfig
 
+UNREAD = 1 << 62
+"""What sets the flag of a row that is not read apart from that of a bad row."""
 MORE = 16
 """Values told beyond the day's budget, of the rows that are found bad together."""
+
+
+def bad_rows(row_id_N: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Those of some flagged rows that are bad; the others are not read."""
+    return row_id_N[row_id_N >= -UNREAD]
 
 
 class Flags:

@@ -14,7 +14,7 @@ from types import TracebackType
 from pipeline.batch import Batch
 from pipeline.data.collate import Collator
 from pipeline.data.encode import Encoder
-from pipeline.data.flags import Flags
+from pipeline.data.flags import Flags, bad_rows
 from pipeline.data.history import history_of
 from pipeline.data.lanes import lane_rows
 from pipeline.data.permute import unflagged
@@ -46,7 +46,7 @@ class Loader:
         self._patience = job.train.timeout_seconds
         self.flags = Flags(job.data) if job.data.quarantine else None
         history = history_of(job, source.history) if job.history else None
-        self.encoder = Encoder(job, self.flags, history)
+        self.encoder = Encoder(job, self.flags, history, source.holdout)
         self._collator = Collator(job)
         self._queue: queue.Queue[Batch | BaseException | None] = queue.Queue(job.data.prefetch_batches)
         self._stop = threading.Event()
@@ -116,8 +116,11 @@ class Loader:
             sizes = share_L.tolist()
             parts = [part for lane, stream in streams.items() for part in stream.take(sizes[lane])]
             out: list[Piece] = []
-            if self.flags is not None and any(part.rows.flagged for part in parts):
+            unread = 0
+            if any(part.rows.flagged for part in parts):
                 parts, row_id_N = unflagged(self.encoder.layout, parts)
-                out = self.flags.come_up(row_id_N)
+                bad_N = bad_rows(row_id_N)
+                unread = len(row_id_N) - len(bad_N)
+                out = self.flags.come_up(bad_N) if self.flags is not None else []
             batch = self._collator(parts, order.widest(share_L, self.world), self.source.epoch, end)
-            yield dataclasses.replace(batch, left_out=tuple(out)) if out else batch
+            yield dataclasses.replace(batch, left_out=tuple(out), unread=unread) if out or unread else batch

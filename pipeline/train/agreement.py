@@ -71,7 +71,7 @@ def first_rank(act: Callable[[], T], group: dist.ProcessGroup | None = None) -> 
 
 
 @contextmanager
-def sole_writer(output: str) -> Iterator[None]:
+def sole_writer(output: str, key: str = "output") -> Iterator[None]:
     """Rank 0 holds the output for as long as it lives; a second run there is refused, on all its ranks.
 
     A URL cannot be held: there a run finds the other's commit before its own next one (checkpoint.py).
@@ -88,9 +88,9 @@ def sole_writer(output: str) -> Iterator[None]:
             lock = os.open(Path(folder) / LOCK, os.O_RDWR | os.O_CREAT)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            refused = [f"output: another run is writing to '{output}'; wait for it, end it, or name another output"]
+            refused = [f"{key}: another run is writing to '{output}'; wait for it, end it, or name another {key}"]
         except OSError as error:
-            refused = [f"output: '{output}' cannot be written ({error.strerror}); name another folder"]
+            refused = [f"{key}: '{output}' cannot be written ({error.strerror}); name another folder"]
     dist.broadcast_object_list(refused, src=0)
     if refused[0] is not None:
         raise InputError(refused[0])

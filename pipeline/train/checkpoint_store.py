@@ -52,6 +52,10 @@ class Progress:
     samples: int
     """Rows trained in all."""
 
+    def held_out(self, rows: int) -> int:
+        """Rows passed over since they are held out, of a run with `rows` rows an epoch; those of each epoch count."""
+        return self.epoch * rows + self.rows_done - self.samples
+
 
 @dataclasses.dataclass(frozen=True)
 class FileNote:
@@ -317,6 +321,13 @@ class CheckpointStore:
         except Exception as error:  # each driver has exceptions of its own
             where = self.address(name) if name else self.url
             raise InputError(f"{where}: cannot be {what} ({reason(error)}); {REMEDY[what]}") from error
+
+
+def find_commit(checkpoint: str) -> Commit | None:
+    """The commit at this address, or the newest of a folder of commits; None where it is neither."""
+    place = checkpoint.rstrip("/")
+    folder, name = place.rsplit("/", 1) if "/" in place else (".", place)
+    return CheckpointStore(folder).at(name) or CheckpointStore(place).newest()
 
 
 def step_of(name: str) -> int:

@@ -13,18 +13,19 @@ UNDEFINED = "undefined"
 def progress_line(report: Report) -> str:
     """Step, rows done of all, rows/s, time left, and each task's windowed AUC, or MSE of a regression task."""
     progress = report.progress
-    share = progress.samples / max(report.total_rows, 1)
+    share = report.gone_through / max(report.total_rows, 1)
     aucs = "  ".join(f"{task} {_number(m.auc, '.4f')}" for task, m in report.metrics.own.items())
     mses = "  ".join(f"{task} {_number(m.mse, '.4g')}" for task, m in report.metrics.regression.items())
     broken = ", ".join(f"{count:,} {task}" for task, count in report.broken.items())
     return (
-        f"step {progress.step:>6}  {progress.samples:>11,} of {report.total_rows:,} rows ({share:4.0%})  "
+        f"step {progress.step:>6}  {report.gone_through:>11,} of {report.total_rows:,} rows ({share:4.0%})  "
         f"{report.rows_per_second:>9,.0f} rows/s  {duration(report.seconds_left):>6} left"
         + (f"  AUC {aucs}" if aucs else "")
         + (f"  MSE {mses}" if mses else "")
         + (f"  weights {_weights(report)}" if report.balanced else "")
         + (f"  penalty {report.penalty:.3g}" if report.penalty is not None else "")
         + (f"  funnel broken: {broken}" if broken else "")
+        + (f"  held out: {report.held_out:,}" if report.held_out else "")
         + (f"  quarantined: {left_out_words(*report.left_out)}" if any(report.left_out) else "")
     )
 

@@ -15,6 +15,7 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 from pipeline.batch import Batch
 from pipeline.data.cursor import CURSOR, check_cursor, cursor
 from pipeline.data.files import Manifest
+from pipeline.data.holdout import evaluation_part, training_part
 from pipeline.data.loader import Loader
 from pipeline.data.quarantine import LOG, Piece
 from pipeline.data.source import epoch_source
@@ -52,6 +53,8 @@ class Report:
     """Rows of each child task whose label is 1 under a parent's 0."""
     left_out: tuple[int, int] = (0, 0)
     """Rows, and row groups, that the run has left out so far."""
+    held_out: int = 0
+    """Rows that the run has passed over so far, since they are held out."""
     penalty: float | None = None
     """What the weights added to the loss of the window's last step; None for an architecture that adds nothing."""
     weights: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -62,9 +65,15 @@ class Report:
     """Whether those weights are others than the declared ones."""
 
     @property
+    def gone_through(self) -> int:
+        """Rows of the log that the run is done with: trained, or held out."""
+        return self.progress.samples + self.held_out
+
+    @property
     def seconds_left(self) -> float:
-        """Estimate from this window's speed."""
-        return max(0, self.total_rows - self.progress.samples) / max(self.rows_per_second, 1e-9)
+        """Estimate from this window's speed, and from the share of rows that was trained so far."""
+        share = self.progress.samples / max(self.gone_through, 1)
+        return max(0, self.total_rows - self.gone_through) * share / max(self.rows_per_second, 1e-9)
 
 
 def total_steps(job: JobConfig, rows: int) -> int:
@@ -74,7 +83,7 @@ def total_steps(job: JobConfig, rows: int) -> int:
 
 
 def total_rows(job: JobConfig, rows: int) -> int:
-    """Rows trained in the whole job."""
+    """Rows gone through in the whole job: trained, or held out."""
     epoch_steps = -(-rows // job.train.batch_size)
     epochs, rest = divmod(total_steps(job, rows), epoch_steps)
     return epochs * rows + min(rest * job.train.batch_size, rows)
@@ -84,7 +93,7 @@ def training_batches(job: JobConfig, manifest: Manifest, ranks: Ranks, start: Pr
     """This rank's batches of all epochs that are left; closing it ends the reader thread."""
     done = start.rows_done
     for epoch in range(start.epoch, job.train.epochs):
-        source = epoch_source(job, manifest, epoch, shuffle=True)
+        source = epoch_source(job, manifest, epoch, shuffle=True, part=training_part(job.data))
         with Loader(job, source, ranks.rank, ranks.world, done, ranks.device.type == "cuda") as loader:
             yield from loader
         done = 0
@@ -249,7 +258,7 @@ class Training:
     def _after(self, before: Progress, output: StepOutput) -> Progress:
         batch = output.batch
         epoch, done = batch.epoch, batch.end_row
-        trained = done - (before.rows_done if epoch == before.epoch else 0)
+        trained = done - (before.rows_done if epoch == before.epoch else 0) - output.unread
         if done == self.manifest.rows:
             epoch, done = epoch + 1, 0
         return Progress(before.step + 1, epoch, done, before.samples + trained)
@@ -349,6 +358,7 @@ class _Window:
                 unknown={f: u / max(n, 1) for f, u, n in zip(self._features, unknown_K, all_K, strict=True)},
                 broken={t: n for t, n in zip(self._tasks, broken_T, strict=True) if n},
                 left_out=self._training.budget.training.totals,
+                held_out=progress.held_out(self._training.manifest.rows),
                 **self._of_the_last_step(),
             )
         self._metrics.reset()
@@ -376,8 +386,12 @@ def evaluate(
     ranks: Ranks,
     tell: Callable[[int, float], None],
     budget: Budget | None = None,
+    write: Callable[[Batch, torch.Tensor], None] | None = None,
 ) -> Metrics | None:
     """Exact metrics of every good row of the manifest: on rank 0, None elsewhere. `tell` gets rows done and rows/s.
+
+    Under `data.holdout`, of the held-out rows alone, if so declared. `write` gets each of this rank's batches with its
+    logits_BT.
 
     Raises on every rank Stopped, once any of them was told to stop, and InputError over the budget of bad data.
     """
@@ -386,7 +400,7 @@ def evaluate(
     left_out: list[Piece] = []
     window = metric_window(job, ranks)
     model.eval()
-    source = epoch_source(job, manifest, epoch=0, shuffle=False)
+    source = epoch_source(job, manifest, epoch=0, shuffle=False, part=evaluation_part(job.data))
     began = told = time.perf_counter()
     with Loader(job, source, ranks.rank, ranks.world) as loader:
         for number, batch in enumerate(ranks.stop.waited(iter(loader))):
@@ -395,7 +409,10 @@ def evaluate(
                 left_out = []
             left_out += batch.left_out
             batch = batch.to(ranks.device)
-            window.update(model(batch), batch.labels_BT, batch.space_BT, batch.exposed_BT)
+            logits_BT = model(batch)
+            window.update(logits_BT, batch.labels_BT, batch.space_BT, batch.exposed_BT)
+            if write is not None:
+                write(batch, logits_BT)
             if ranks.first and time.perf_counter() - told > 10:
                 told = time.perf_counter()
                 tell(batch.end_row, batch.end_row / (told - began))

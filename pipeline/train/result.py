@@ -41,6 +41,7 @@ def result(
         "seed": job.seed,
         "step": end.step,
         "samples": end.samples,
+        "held_out": end.held_out(training.rows),
         "ranks": ranks.world,
         "device": ranks.device.type,
         "precision": job.train.precision,
@@ -51,11 +52,11 @@ def result(
         },
         "rows_per_second": pace.rows_per_second,
     }
-    tasks = {} if metrics is None else _tasks(job, metrics, attainable)
+    tasks = {} if metrics is None else task_results(job, metrics, attainable)
     return out | pace.values() | dataclasses.asdict(size) | {"tasks": tasks}
 
 
-def _tasks(job: JobConfig, metrics: Metrics, attainable: dict[str, float]) -> dict[str, Any]:
+def task_results(job: JobConfig, metrics: Metrics, attainable: dict[str, float]) -> dict[str, Any]:
     """Every value of the closing table by task, unrounded; a value that is not defined is null."""
     out: dict[str, Any] = {}
     for task in job.tasks:
@@ -73,17 +74,20 @@ def _tasks(job: JobConfig, metrics: Metrics, attainable: dict[str, float]) -> di
 
 def write_result(job: JobConfig, content: dict[str, Any]) -> None:
     """Writes it to the job's output, a folder or a URL. Raises InputError where that is not possible."""
-    fs, root = filesystem(job.output)
-    encoded = (json.dumps(content, indent=1) + "\n").encode()
+    remedy = "training is done and committed: mend the output, and the same command evaluates again and writes it"
+    write_whole(f"{job.output.rstrip('/')}/{RESULT}", json.dumps(content, indent=1) + "\n", remedy)
+
+
+def write_whole(url: str, text: str, remedy: str) -> None:
+    """Writes a small file whole or not at all. Raises InputError with the remedy where that is not possible."""
+    fs, path = filesystem(url)
     try:
         if is_local(fs):
-            draft = Path(root) / f".{RESULT}.draft"
-            draft.write_bytes(encoded)
-            os.replace(draft, Path(root) / RESULT)
+            place = Path(path)
+            draft = place.with_name(f".{place.name}.draft")
+            draft.write_text(text)
+            os.replace(draft, place)
         else:
-            fs.pipe_file(f"{root.rstrip('/')}/{RESULT}", encoded)
+            fs.pipe_file(path, text.encode())
     except Exception as error:  # each driver has exceptions of its own
-        raise InputError(
-            f"{job.output}/{RESULT}: cannot be written ({reason(error)}); training is done and committed: mend the "
-            "output, and the same command evaluates again and writes it"
-        ) from error
+        raise InputError(f"{url}: cannot be written ({reason(error)}); {remedy}") from error

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.data.freeze import STORED, Planned, drift_notes, late_files, late_note
+from pipeline.data.holdout import drawn_words, evaluation_part
 from pipeline.data.manifest import Manifest
 from pipeline.data.vocabulary_lookup import fingerprints
 from pipeline.embedding.sharding import shard
@@ -103,7 +104,8 @@ def _run_job(
             )
         metrics = None
         if evaluation is not None:
-            say(f"evaluating on {evaluation.rows:,} rows")
+            held = "the held-out rows of " if evaluation_part(job.data) == "held" else ""
+            say(f"evaluating on {held}{evaluation.rows:,} rows")
             metrics = evaluate(
                 job,
                 evaluation,
@@ -207,7 +209,7 @@ def _tell_late(job: JobConfig, planned: Planned, end: Progress, tracking: Tracki
         print("note: the training days cannot be listed any more; whether files came late is not known", flush=True)
         return
     if late and late != planned.late:
-        print(late_note(late), flush=True)
+        print(late_note(late, planned.given), flush=True)
     if tracking is not None:
         drifted = planned.manifest.origin.get("drifted", 0)
         values = {"data/late_files": float(len(late)), "data/drifted_files": float(drifted)}
@@ -245,10 +247,14 @@ def _opening(job: JobConfig, loop: Training, evaluation: Manifest | None, ranks:
     ]
     if start.step >= loop.steps:
         lines.append(f"trained to its end already, step {start.step}; name another output to train anew")
-    if job.data.eval is not None and set(job.data.eval.days()) & set(job.data.train.days()):
+    if job.data.holdout:
+        lines.append(f"held out: {drawn_words(job.data.holdout)}, which keep their places in the steps, untrained")
+    apart = evaluation_part(job.data) == "held"
+    if job.data.eval is not None and not apart and set(job.data.eval.days()) & set(job.data.train.days()):
         lines.append("note: some evaluation days are training days too; their metrics flatter the model")
     if 0 < start.step < loop.steps:
-        lines.append(f"going on from step {start.step}, {start.samples:,} rows done")
+        done = start.samples + start.held_out(loop.manifest.rows)
+        lines.append(f"going on from step {start.step}, {done:,} rows done")
     return "\n".join(lines)
 
 

@@ -26,6 +26,8 @@ class StepOutput:
     sums: LossSums
     stop: str | None
     """Why all ranks stop after this step, None to go on: `Stop.agreed`."""
+    unread: int
+    """Rows of the step, over all ranks, that are held out and were not trained on."""
     weights: list[float]
     """Of each task's loss, in what the shared dense parameters were trained on."""
     cosine: float | None = None
@@ -73,9 +75,9 @@ class TrainStep:
         logits_BT = self._model(batch)
         stop, budget = self._ranks.stop, self._budget
         news = budget.news(budget.training, batch.left_out) if budget else []
-        signals = [*stop.signals(), float(len(news))]
+        signals = [*stop.signals(), float(len(news)), float(batch.unread)]
         part_T, sums = task_losses(self._objective, logits_BT, batch.labels_BT, batch.trained_BT, signals)
-        *stops, told = sums.signals
+        *stops, told, unread = sums.signals
         if budget and told:
             budget.agree(budget.training, news)  # before backward: over budget nothing is trained
         weights = task_weights(self._job.tasks, self._step, batch.epoch)
@@ -89,6 +91,7 @@ class TrainStep:
             batch,
             sums,
             stop.agreed(stops),
+            int(unread),
             balanced.weights,
             balanced.cosine,
             None if penalty is None else penalty.detach(),

@@ -7,7 +7,7 @@ import dataclasses
 import json
 import os
 
-from pipeline.train.checkpoint_store import MANIFEST, CheckpointStore, Commit, note
+from pipeline.train.checkpoint_store import MANIFEST, CheckpointStore, Commit, find_commit, note
 from pipeline.train.migrate_structure import Difference, check_structure
 from schemas.errors import InputError
 from schemas.job import JobConfig
@@ -73,9 +73,7 @@ def lineage_of(commit: Commit) -> Lineage | None:
 
 
 def _find(checkpoint: str) -> Commit:
-    place = checkpoint.rstrip("/")
-    folder, name = place.rsplit("/", 1) if "/" in place else (".", place)
-    commit = CheckpointStore(folder).at(name) or CheckpointStore(place).newest()
+    commit = find_commit(checkpoint)
     if commit is None:
         raise InputError(
             f"warm_start.checkpoint: '{checkpoint}' is no committed checkpoint and holds none; name the `checkpoints` "

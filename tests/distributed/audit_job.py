@@ -201,7 +201,8 @@ def main(argv: list[str]) -> None:
         leave(lambda: rank(argv))
     import jobs.launch
 
-    jobs.launch.RANK_MODULE = "tests.distributed.audit_job"
+    train = jobs.launch.RANKED["train"]
+    jobs.launch.RANKED["train"] = dataclasses.replace(train, module="tests.distributed.audit_job")
     with reported():
         jobs.launch.main(argv[1:])
 

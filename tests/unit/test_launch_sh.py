@@ -91,7 +91,7 @@ def test_on_a_cpu_there_are_two_ranks_and_the_cores_are_shared(tmp_path: Path) -
     call = clone.run("train", "--nnodes", "2", "my job.yaml", "train.batch_size=64")[1][-1]
     threads = max(1, int(subprocess.check_output(["getconf", "_NPROCESSORS_ONLN"])) // 2)
     assert call == (
-        f"-m|jobs.launch|--nproc-per-node|2|--nnodes|2|my job.yaml|train.batch_size=64|threads={threads} safe=1"
+        f"-m|jobs.launch|train|--nproc-per-node|2|--nnodes|2|my job.yaml|train.batch_size=64|threads={threads} safe=1"
     )
     assert clone.run("train", "x.yaml", OMP_NUM_THREADS="7")[1][-1].endswith("threads=7 safe=1")
 
@@ -100,7 +100,7 @@ def test_on_a_cpu_there_are_two_ranks_and_the_cores_are_shared(tmp_path: Path) -
 def test_on_gpus_there_is_a_rank_for_each_that_is_visible(tmp_path: Path, visible: str | None, ranks: int) -> None:
     clone = Clone(tmp_path, gpus=3)
     calls = clone.run("train", "x.yaml", **({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}))[1]
-    assert calls[-1].startswith(f"-m|jobs.launch|--nproc-per-node|{ranks}|x.yaml|")
+    assert calls[-1].startswith(f"-m|jobs.launch|train|--nproc-per-node|{ranks}|x.yaml|")
     assert f"-r|{clone.root}/requirements/cuda.lock|" in calls[1], "no CPU torch comes first"
 
 
@@ -108,7 +108,7 @@ def test_without_a_word_it_generates_and_trains(tmp_path: Path) -> None:
     clone = Clone(tmp_path)
     generate, train = clone.run()[1][-2:]
     assert generate.startswith("-m|jobs.generate|--out|runs/generated/events|")
-    assert train.startswith(f"-m|jobs.launch|--nproc-per-node|2|{clone.root}/jobs/configs/generated.yaml|")
+    assert train.startswith(f"-m|jobs.launch|train|--nproc-per-node|2|{clone.root}/jobs/configs/generated.yaml|")
 
 
 def test_other_peoples_folders_are_left_alone(tmp_path: Path) -> None:
