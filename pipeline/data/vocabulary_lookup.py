@@ -15,6 +15,7 @@ from pipeline.data.perfect_hash import PerfectHash
 from pipeline.data.vocabulary_file import Vocabulary, read_vocabulary
 from schemas.errors import InputError
 from schemas.features import StringFeature
+from schemas.identity import digest, entries
 from schemas.job import JobConfig
 
 Int64 = npt.NDArray[np.int64]
@@ -93,8 +94,18 @@ def vocabularies(job: JobConfig) -> dict[str, Vocabulary]:
 
 
 def fingerprints(job: JobConfig) -> dict[str, str]:
-    """Hash of each feature's vocabulary, by feature: what ranks agree on and what a run goes on with."""
-    return {name: vocabulary.fingerprint for name, vocabulary in vocabularies(job).items()}
+    """ENTRIES:SHA256 of each feature's vocabulary: what ranks agree on, and what a run, or its child, goes on with."""
+    return {
+        name: f"{len(vocabulary.values)}:{vocabulary.fingerprint}" for name, vocabulary in vocabularies(job).items()
+    }
+
+
+def extends(job: JobConfig, feature: str, told: str) -> bool:
+    """Whether the feature's vocabulary begins with all the values that an ENTRIES:SHA256 tells of, and has more."""
+    count, values = entries(told), vocabularies(job)[feature].values
+    if count is None or count >= len(values):
+        return False
+    return Vocabulary("", values[:count]).fingerprint == digest(told)
 
 
 # One of each for all features, epochs and evaluations of a process.
