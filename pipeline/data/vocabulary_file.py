@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from pipeline.data.log_store import LogStore
-from pipeline.storage import bounded, filesystem, is_local, patiently, reason
+from pipeline.storage import FAULTS, bounded, filesystem, is_local, patiently, reason
 from schemas.errors import InputError
 from schemas.events import StorageConfig
 
@@ -157,6 +157,8 @@ def put_vocabulary(folder: str, name: str, table: pa.Table) -> str:
 
     try:
         store.write(fill, f"{name}.parquet")
+    except FAULTS:
+        raise
     except Exception as error:  # every driver has exceptions of its own
         said = f"'{folder}' cannot be written ({reason(error)}); free space, mend the rights, or name another folder"
         raise InputError(said) from error

@@ -1,6 +1,6 @@
 """Vocabularies that grow: each table's own, with the new values of some days behind it. No torch.
 
-An old value keeps its row. A grown file lies in a folder of its own, whole, and is never changed: a model knows its rows
+An old value keeps its row. A grown file lies in a folder of its own, whole, and never changes: a model knows its rows
 by it.
 """
 
@@ -13,8 +13,17 @@ import pyarrow.compute as pc
 from pipeline.data.files import plan
 from pipeline.data.manifest import Manifest
 from pipeline.data.vocabulary import Progress, Survey
-from pipeline.data.vocabulary_file import COUNT, VALUE, entries, exists, put_vocabulary, read_vocabulary, torn
-from pipeline.data.vocabulary_lookup import vocabularies
+from pipeline.data.vocabulary_file import (
+    COUNT,
+    VALUE,
+    Vocabulary,
+    entries,
+    exists,
+    put_vocabulary,
+    read_vocabulary,
+    torn,
+)
+from pipeline.data.vocabulary_lookup import vocabulary_of
 from schemas.errors import InputError
 from schemas.events import DayRange
 from schemas.job import JobConfig
@@ -48,20 +57,20 @@ def grow(
 ) -> dict[str, Grown]:
     """Extends the vocabulary of each table that has one by the values looked up `min_count` times in the manifest.
 
-    The most frequent come first, equal ones by value, as far as the table's rows go. Writes FOLDER/TABLE.parquet, a path
-    or an fsspec URL, where a table has new values, and no file where it has none. Called again with the same rows it
-    finds its own files, and writes again those that were torn. `manifest`: what to count; None plans the days.
+    The most frequent come first, equal ones by value, as far as the table's rows go. Writes FOLDER/TABLE.parquet, a
+    path or an fsspec URL, where a table has new values, and no file where it has none. Called again with the same rows
+    it finds its own files, and writes again those that were torn. `manifest`: what to count; None plans the days.
 
-    Raises InputError for a vocabulary that cannot be read, for values that do not fit into memory, and for a file in the
-    folder that holds other values.
+    Raises InputError for a vocabulary that cannot be read, for values that do not fit into memory, and for a file in
+    the folder that holds other values.
     """
-    named = {f.table_name: f.vocabulary for f in job.valued if f.vocabulary}
-    if not named:
-        return {}
     # a table's features have one vocabulary or none, so that each of these tables is counted whole
-    features = [f for f in job.features if f in job.valued and f.table_name in named]
-    tables = {name: spec for name, spec in job.tables.items() if name in named}
-    survey = Survey(job.model_copy(update={"features": features, "tables": tables}), MEMORY)
+    features = [f for f in job.valued if f.vocabulary]
+    if not features:
+        return {}
+    old = {f.table_name: vocabulary_of(job, f) for f in {f.table_name: f for f in features}.values()}
+    tables = {name: spec for name, spec in job.tables.items() if name in old}
+    survey = Survey(job.model_copy(update={"features": features, "tables": tables}), MEMORY, declared=False)
     survey.count(plan(job, days) if manifest is None else manifest, tell)
     for table, tally in survey.whole.items():
         if tally.counts.bits:
@@ -69,11 +78,11 @@ def grow(
                 f"tables.{table}: its about {tally.counts.distinct:,} values of {days.first} to {days.last} do not fit "
                 f"into the {MEMORY >> 20:,} MiB of their counts, and growing needs the count of each; count fewer days"
             )
-    old = {f.table_name: vocabularies(job)[f.name].values for f in features}
-    return {table: _grow(survey, table, old[table], path, folder, min_count) for table, path in named.items()}
+    return {table: _grow(survey, table, old[table], folder, min_count) for table in survey.whole}
 
 
-def _grow(survey: Survey, table: str, old: pa.Array, path: str, folder: str, min_count: int) -> Grown:
+def _grow(survey: Survey, table: str, known: Vocabulary, folder: str, min_count: int) -> Grown:
+    old, path = known.values, known.path
     tally, rows = survey.whole[table], survey.job.tables[table].rows
     counted = tally.counts.table()
     values, counts = (counted[name].combine_chunks() for name in (VALUE, COUNT))

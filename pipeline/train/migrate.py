@@ -157,8 +157,8 @@ def _load_table(
                 copies = _listed(move, own, boxes)
             read[name] = Pieces(move.old_shape, boxes)
     read_state(commit, read)
-    for rows, unknown in copies:
-        rows.copy_(unknown)
+    for listed, unknown in copies:
+        listed.copy_(unknown)
     rowwise = _table(move.name) + "/" + ROWWISE
     if rowwise in state:
         now = own_edges(state, move.name)

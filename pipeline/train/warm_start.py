@@ -73,7 +73,7 @@ def find_parent(job: JobConfig, vocabularies: dict[str, str]) -> Parent:
 
 
 def _listed(job: JobConfig, before: dict[str, str], now: dict[str, str]) -> dict[str, tuple[int, int]]:
-    """By table, the rows that lie between the parent's number of values and the job's, which was checked to extend it."""
+    """By table, the rows from the parent's number of values to the job's, which were checked to begin alike."""
     out = {}
     for feature in job.embedded:
         one, other = (entries(told.get(feature.name, "")) for told in (before, now))
