@@ -5,7 +5,9 @@ import json
 from typing import Any
 
 VOCABULARIES = "vocabularies"
-"""Beside the settings of a saved configuration: what each vocabulary holds, as a fingerprint by feature."""
+"""Beside the settings of a saved configuration: what each vocabulary holds, as ENTRIES:SHA256 by feature.
+
+Commits of older versions have the SHA-256 alone."""
 MAY_CHANGE = ("output", "tracking", "name", "score", "daily")
 """Settings a resumed job may change: they do not touch the numbers."""
 MAY_CHANGE_IN_TRAIN = (
@@ -42,6 +44,17 @@ def numeric(config: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
+def digest(vocabulary: str) -> str:
+    """The SHA-256 of a vocabulary's fingerprint, which tells its values whatever version wrote it."""
+    return vocabulary.rpartition(":")[2]
+
+
+def entries(vocabulary: str) -> int | None:
+    """How many values a vocabulary's fingerprint is of; None where an older version wrote it, which did not say."""
+    told = vocabulary.rpartition(":")[0]
+    return int(told) if told else None
+
+
 def changes(old: Any, new: Any, path: str = "") -> list[str]:
     """Dotted keys whose values differ."""
     if isinstance(old, dict) and isinstance(new, dict):
@@ -52,5 +65,6 @@ def changes(old: Any, new: Any, path: str = "") -> list[str]:
 
 def fingerprint(config: dict[str, Any]) -> str:
     """SHA-256 of the settings that decide the numbers and of what its vocabularies hold."""
-    decided = numeric(config) | {VOCABULARIES: config.get(VOCABULARIES, {})}
+    held = {feature: digest(told) for feature, told in config.get(VOCABULARIES, {}).items()}
+    decided = numeric(config) | {VOCABULARIES: held}
     return hashlib.sha256(json.dumps(decided, sort_keys=True).encode()).hexdigest()

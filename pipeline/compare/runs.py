@@ -21,7 +21,7 @@ from pipeline.data.history import attach
 from pipeline.data.manifest import HISTORY
 from pipeline.data.vocabulary_lookup import fingerprints
 from schemas.errors import InputError
-from schemas.identity import VOCABULARIES, changes, fingerprint, numeric
+from schemas.identity import VOCABULARIES, changes, digest, fingerprint, numeric
 from schemas.job import JobConfig
 
 BOUND, LOG, JOB, RESULT = "run.json", "run.log", "job.yaml", "result.json"
@@ -159,7 +159,8 @@ def _rows(job: JobConfig, planned: dict[str, tuple[str, str, str]]) -> Rows:
         history = hashlib.sha256(told).hexdigest() if job.history else ""
         planned[key] = (training.fingerprint, evaluation.fingerprint, history)
     training_rows, evaluation_rows, history = planned[key]
-    return Rows(training_rows, evaluation_rows, fingerprints(job), history)
+    vocabularies = {feature: digest(told) for feature, told in fingerprints(job).items()}
+    return Rows(training_rows, evaluation_rows, vocabularies, history)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ int64: the look-ups counted when the file was written; not read.
 
 import dataclasses
 import hashlib
+import os
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 import pyarrow.types as pt
 
 from pipeline.data.log_store import LogStore
-from pipeline.storage import bounded, filesystem, patiently, reason
+from pipeline.storage import FAULTS, bounded, filesystem, is_local, patiently, reason
 from schemas.errors import InputError
 from schemas.events import StorageConfig
 
@@ -135,16 +136,47 @@ def entries(values: pa.Array, counts: pa.Array, min_count: int, old: pa.Array | 
 def write_vocabulary(folder: str, name: str, table: pa.Table) -> str:
     """Writes FOLDER/NAME.parquet, whole or not at all; returns its path. A file that is there is refused."""
     refuse_existing(folder, name)
+    try:
+        return put_vocabulary(folder, name, table)
+    except InputError as error:
+        raise InputError(f"--write: {error}") from error
+
+
+def put_vocabulary(folder: str, name: str, table: pa.Table) -> str:
+    """Writes FOLDER/NAME.parquet over whatever is there, whole or not at all, and on the disk; returns its path.
+
+    Raises InputError where the folder cannot be written.
+    """
     store = LogStore(folder)
 
     def fill(sink: Any) -> None:
         pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+        if is_local(store.fs):
+            sink.flush()
+            os.fsync(sink.fileno())
 
     try:
         store.write(fill, f"{name}.parquet")
-    except OSError as error:
-        raise InputError(f"--write: '{folder}' cannot be written ({error}); name another folder") from error
+    except FAULTS:
+        raise
+    except Exception as error:  # every driver has exceptions of its own
+        said = f"'{folder}' cannot be written ({reason(error)}); free space, mend the rights, or name another folder"
+        raise InputError(said) from error
     return f"{folder.rstrip('/')}/{name}.parquet"
+
+
+def torn(url: str) -> bool:
+    """Whether the file, which is there, is no whole Parquet file of whole pages: what a disk kept of a write cut short.
+
+    Raises InputError where the storage does not give it.
+    """
+    fs, path = filesystem(url)
+    content = patiently(lambda: bounded(lambda: fs.cat_file(path), fs, StorageConfig()), StorageConfig(), url)
+    try:
+        pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
+    except (pa.ArrowException, OSError):
+        return True
+    return False
 
 
 def refuse_existing(folder: str, name: str) -> None:

@@ -3,6 +3,7 @@
 A rank reads each file once, and keeps what it read: a file that changes under a run changes nothing.
 """
 
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -14,7 +15,8 @@ from pipeline.data.hashing import fnv1a, nulls_apart, through_dictionary
 from pipeline.data.perfect_hash import PerfectHash
 from pipeline.data.vocabulary_file import Vocabulary, read_vocabulary
 from schemas.errors import InputError
-from schemas.features import StringFeature
+from schemas.features import StringFeature, ValuedFeature
+from schemas.identity import digest, entries
 from schemas.job import JobConfig
 
 Int64 = npt.NDArray[np.int64]
@@ -75,26 +77,40 @@ def lookups(job: JobConfig) -> dict[str, Lookup]:
 
 def vocabularies(job: JobConfig) -> dict[str, Vocabulary]:
     """The vocabulary of each feature that has one. Raises InputError for one that is broken, or too long."""
-    found = {}
-    for feature in job.valued:
-        if feature.vocabulary:
-            try:
-                vocabulary = _read(feature.vocabulary, isinstance(feature, StringFeature))
-            except InputError as error:
-                raise InputError(f"features.{feature.name}.vocabulary: {error}") from error
-            rows, entries = job.tables[feature.table_name].rows, len(vocabulary.values)
-            if rows < entries:
-                raise InputError(
-                    f"tables.{feature.table_name}.rows: {rows:,} rows for the {entries:,} entries of "
-                    f"'{feature.vocabulary}'; set it to {entries} or more, or write the file with --max-rows {rows}"
-                )
-            found[feature.name] = vocabulary
-    return found
+    return {f.name: vocabulary_of(job, f, _read) for f in job.valued if f.vocabulary}
+
+
+def vocabulary_of(
+    job: JobConfig, feature: ValuedFeature, read: Callable[[str, bool], Vocabulary] = read_vocabulary
+) -> Vocabulary:
+    """The vocabulary that a feature names. Raises InputError for one that is broken, or too long."""
+    assert feature.vocabulary is not None
+    try:
+        vocabulary = read(feature.vocabulary, isinstance(feature, StringFeature))
+    except InputError as error:
+        raise InputError(f"features.{feature.name}.vocabulary: {error}") from error
+    rows, count = job.tables[feature.table_name].rows, len(vocabulary.values)
+    if rows < count:
+        raise InputError(
+            f"tables.{feature.table_name}.rows: {rows:,} rows for the {count:,} entries of "
+            f"'{feature.vocabulary}'; set it to {count} or more, or write the file with --max-rows {rows}"
+        )
+    return vocabulary
 
 
 def fingerprints(job: JobConfig) -> dict[str, str]:
-    """Hash of each feature's vocabulary, by feature: what ranks agree on and what a run goes on with."""
-    return {name: vocabulary.fingerprint for name, vocabulary in vocabularies(job).items()}
+    """ENTRIES:SHA256 of each feature's vocabulary: what ranks agree on, and what a run, or its child, goes on with."""
+    return {
+        name: f"{len(vocabulary.values)}:{vocabulary.fingerprint}" for name, vocabulary in vocabularies(job).items()
+    }
+
+
+def extends(job: JobConfig, feature: str, told: str) -> bool:
+    """Whether the feature's vocabulary begins with all the values that an ENTRIES:SHA256 tells of, and has more."""
+    count, values = entries(told), vocabularies(job)[feature].values
+    if count is None or count >= len(values):
+        return False
+    return Vocabulary("", values[:count]).fingerprint == digest(told)
 
 
 # One of each for all features, epochs and evaluations of a process.

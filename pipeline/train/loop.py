@@ -126,6 +126,8 @@ class Training:
         self._saved_step = 0
         self.pace = Pace()
         """What the run has cost, its earlier attempts included."""
+        self.weights_from = (0, 0)
+        """Steps and epochs of ancestors that t of the tasks' w0 gamma^t goes on from."""
         self.extras: dict[str, bytes] = {}
         """Small files of rank 0's that every checkpoint takes along, read again by `Commit.read`."""
 
@@ -157,7 +159,7 @@ class Training:
         window.begin(start)
         self.model.train()
         batches = stop.waited(training_batches(self.job, self.manifest, self.ranks, start))
-        step = TrainStep(self.model, self.optimizers, self.job, self.ranks, self.steps, self.budget)
+        step = TrainStep(self.model, self.optimizers, self.job, self.ranks, self.steps, self.budget, self.weights_from)
         self.pace.begin(start.samples)
         try:
             with self._saves_end():

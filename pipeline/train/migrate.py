@@ -20,6 +20,7 @@ from pipeline.train.pieces import Pieces, State
 from pipeline.train.restore import is_optimizer, read_metadata, read_state, verify
 from pipeline.train.table_state import (
     ROWWISE,
+    WEIGHT,
     WINDOW,
     column_edges,
     converted,
@@ -43,7 +44,7 @@ def load_parent(parent: Parent, job: JobConfig, model: nn.Module, optimizer: Com
     """
     assert job.warm_start is not None
     commit, take = parent.commit, job.warm_start.optimizer
-    migration = plan_migration(saved_job(commit.job, job, commit.path), job)
+    migration = plan_migration(saved_job(commit.job, job, commit.path), job, parent.listed)
     verify(commit)
     state = training_state(model, optimizer) if take else model_state(model)
     saved = read_metadata(commit)
@@ -65,10 +66,12 @@ def load_parent(parent: Parent, job: JobConfig, model: nn.Module, optimizer: Com
 def opening_lines(parent: Parent, migration: Migration, optimizer: bool) -> list[str]:
     """What a person is told of the warm start."""
     told = migration.summary()
+    steps, epochs = parent.lineage.weight_steps, parent.lineage.weight_epochs
     lines = [
         f"warm start from {parent.commit.path}, step {parent.commit.progress.step}, "
         + ("with its optimizer state" if optimizer else "the weights alone")
         + "; steps and learning rate begin anew"
+        + (f"; the tasks' weights go on from step {steps}, epoch {epochs}" if steps else "")
     ]
     lines += [f"  {difference.name}: {difference.what}" for difference in parent.differences]
     what = {
@@ -143,13 +146,19 @@ def _load_table(
     """Reads one table and its optimizer state, this rank's pieces of them, straight into the live tensors."""
     edges = column_edges(saved, move.name)
     read: State = {}
+    copies: list[tuple[Tensor, Tensor]] = []
     for name, shape in wanted.items():
         own = state.get(name, Pieces(shape, []))
         if name.endswith("/" + ROWWISE):
             read[name] = Pieces((move.old_shape[0], len(edges)), _rows(move, own, len(edges)))
         else:
-            read[name] = Pieces(move.old_shape, _boxes(move, own))
+            boxes = _boxes(move, own)
+            if name == _table(move.name) + "/" + WEIGHT:
+                copies = _listed(move, own, boxes)
+            read[name] = Pieces(move.old_shape, boxes)
     read_state(commit, read)
+    for listed, unknown in copies:
+        listed.copy_(unknown)
     rowwise = _table(move.name) + "/" + ROWWISE
     if rowwise in state:
         now = own_edges(state, move.name)
@@ -171,6 +180,24 @@ def _boxes(move: TableMove, own: Pieces) -> list[tuple[tuple[int, ...], Tensor]]
         ):
             view = values[new_row - row : new_row - row + rows, new_column - column : new_column - column + columns]
             out.append((old, view))
+    return out
+
+
+def _listed(move: TableMove, own: Pieces, boxes: list[tuple[tuple[int, ...], Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """The live rows of newly listed values, and the parent's out-of-vocabulary row to lay into each.
+
+    Adds to `boxes` what of that row is not read already.
+    """
+    out, reads = [], dict(boxes)
+    unknown = move.old_shape[0] - 1
+    for (row, column), values in own.parts:
+        first, last = max(move.listed[0], row), min(move.listed[1], row + len(values))
+        width = min(column + values.shape[1], move.old_shape[1]) - column
+        if first < last and width > 0:
+            if (unknown, column) not in reads:
+                reads[unknown, column] = values.new_empty(1, width)
+                boxes.append(((unknown, column), reads[unknown, column]))
+            out.append((values[first - row : last - row, :width], reads[unknown, column]))
     return out
 
 

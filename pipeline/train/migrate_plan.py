@@ -5,7 +5,7 @@ input becomes 0, so that the network computes what it computed before; the rest 
 """
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -71,6 +71,9 @@ class TableMove:
     old_shape: tuple[int, int]
     """Rows, the last included, and dim."""
     new_shape: tuple[int, int]
+    listed: tuple[int, int] = (0, 0)
+    """First row and last + 1 of values that the vocabulary lists anew: they had the out-of-vocabulary row, and begin
+    as copies of it, so that they predict as before; their optimizer state begins from 0."""
 
     @property
     def resized(self) -> bool:
@@ -126,9 +129,10 @@ class Migration:
         }
 
 
-def plan_migration(old: JobConfig, new: JobConfig) -> Migration:
+def plan_migration(old: JobConfig, new: JobConfig, listed: Mapping[str, tuple[int, int]] | None = None) -> Migration:
     """The migration between the models of two jobs whose differences were checked.
 
+    `listed`: by declared table, the rows of values that its vocabulary lists anew, as `TableMove.listed`.
     Raises InputError where `match_parameters` found other widths for the one than for the other.
     """
     _check_widths(old, new)
@@ -145,7 +149,10 @@ def plan_migration(old: JobConfig, new: JobConfig) -> Migration:
         ],
         dense_new={name: own for name, own in new_names.items() if name not in old_names},
         dense_removed={name: own for name, own in old_names.items() if name not in new_names},
-        tables=[TableMove(name, _shape(old, name), _shape(new, name)) for name in both],
+        tables=[
+            TableMove(name, _shape(old, name), _shape(new, name), (listed or {}).get(name.rpartition(".")[2], (0, 0)))
+            for name in both
+        ],
         tables_new=[name for name in new.trained_tables if name not in old.trained_tables],
         tables_removed=[name for name in old.trained_tables if name not in new.trained_tables],
     )

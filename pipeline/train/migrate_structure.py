@@ -9,9 +9,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pipeline.data.vocabulary_lookup import extends
 from schemas.errors import InputError
 from schemas.features import DenseFeature, EmbeddedFeature, FeatureSpec, IdFeature, ListFeature, StringFeature
-from schemas.identity import VOCABULARIES
+from schemas.identity import VOCABULARIES, digest, entries
 from schemas.job import JobConfig
 from schemas.model import SCALED
 from schemas.strict import nearest
@@ -31,6 +32,7 @@ VOUCHED = (
 """Where a feature or label is read, and on which rows: the weights stay as they are, and the user vouches that they
 mean the same, or are to be trained on to mean the other."""
 ANOTHER_NAME = "declare it under another name, which starts anew, and remove this one"
+EXTEND = "./launch.sh vocabulary CONFIG.yaml --write NEW --extend OLD"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Difference:
     """new, removed, or the old value and the new one."""
     refused: str = ""
     """Why it cannot be migrated, and the remedy; empty where it can."""
+    named: bool = True
+    """Whether `changes` must name it: what only adds to a vocabulary goes without saying."""
 
 
 def saved_job(saved: dict[str, Any], new: JobConfig, where: str) -> JobConfig:
@@ -86,11 +90,12 @@ def check_structure(
         hints = [f"  {name}: {nearest(name, names) if names else 'nothing did'}" for name in stale]
         complaints += ["`changes` names what did not change:", *hints]
     able = [difference for difference in found if not difference.refused]
-    unnamed = [difference for difference in able if difference.name not in told]
+    unnamed = [difference for difference in able if difference.named and difference.name not in told]
     if unnamed:
         complaints += ["`changes` does not name:", *(f"  {d.name}: {d.what}" for d in unnamed)]
     if unnamed or stale:
-        complaints += ["write under warm_start", f"  changes: [{', '.join(d.name for d in able)}]"]
+        names = [d.name for d in able if d.named or d.name in told]
+        complaints += ["write under warm_start", f"  changes: [{', '.join(names)}]"]
     if complaints:
         raise InputError(f"warm_start: the job does not fit {where}\n" + "\n".join(complaints))
     return found
@@ -164,11 +169,26 @@ def _features(
             out.append(Difference(f"features.{name}.kind", what, ANOTHER_NAME))
             continue
         out += _fields(f"features.{name}", _feature(before[name]), _feature(after[name]), ())
-        one, other = old_vocabularies.get(name), new_vocabularies.get(name)
-        if one is not None and other is not None and one != other:
-            refused = f"its rows would change their meaning; restore the file, or {ANOTHER_NAME}"
-            out.append(Difference(f"features.{name}.vocabulary", "other values", refused))
+        if name in old_vocabularies and name in new_vocabularies:
+            out += _values(new, name, old_vocabularies[name], new_vocabularies[name])
     return out
+
+
+def _values(new: JobConfig, feature: str, before: str, after: str) -> list[Difference]:
+    """How the values of a feature's vocabulary differ, told by fingerprints; the new file is read where they do."""
+    if digest(before) == digest(after):
+        return []
+    name, one, other = f"features.{feature}.vocabulary", entries(before), entries(after)
+    if one is None or other is None:
+        refused = (
+            "its rows would change their meaning; restore the file (where it was extended: an older version saved the "
+            f"checkpoint and did not say how many values it had, so go on from one of this version), or {ANOTHER_NAME}"
+        )
+        return [Difference(name, "other values", refused)]
+    if extends(new, feature, before):
+        return [Difference(name, f"extended by {other - one:,} values, {one:,} -> {other:,}", named=False)]
+    refused = f"its rows would change their meaning; restore the file, or extend it ({EXTEND}), or {ANOTHER_NAME}"
+    return [Difference(name, f"other values ({one:,} -> {other:,})", refused)]
 
 
 def _feature(feature: FeatureSpec) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from pipeline.train.result import result, write_result
 from pipeline.train.table_state import set_replica_steps
 from pipeline.train.warm_start import LINEAGE, Lineage, Parent, find_parent, lineage_of
 from schemas.errors import InputError
-from schemas.identity import MAY_CHANGE, VOCABULARIES, changes, fingerprint, numeric
+from schemas.identity import MAY_CHANGE, VOCABULARIES, changes, digest, fingerprint, numeric
 from schemas.job import JobConfig
 
 START = Progress(step=0, epoch=0, rows_done=0, samples=0)
@@ -161,7 +161,8 @@ def _go_on(loop: Training, commit: Commit) -> _Begun:
 
 
 def _keep(loop: Training, lineage: Lineage) -> dict[str, Any]:
-    """Every commit of the run will hold it; returns it for wandb's config."""
+    """Every commit of the run will hold it, and the tasks' weights go on from it; returns it for wandb's config."""
+    loop.weights_from = (lineage.weight_steps, lineage.weight_epochs)
     loop.extras[LINEAGE] = lineage.encoded()
     return {"lineage": dataclasses.asdict(lineage)}
 
@@ -180,7 +181,8 @@ def same_job(commit: Commit, config: dict[str, Any], training: Manifest, resume:
         )
     told, found = (c.get(VOCABULARIES, {}) for c in (commit.job, config))
     for feature in config["features"]:
-        if told.get(feature["name"]) != found.get(feature["name"]):
+        before, now = (held.get(feature["name"], "") for held in (told, found))
+        if digest(before) != digest(now):
             raise InputError(
                 f"{commit.path}: '{feature['vocabulary']}', the vocabulary of feature '{feature['name']}', holds other "
                 "values than when the run began, so the table's rows would change their meaning; restore the file to "

@@ -47,7 +47,10 @@ class TrainStep:
         ranks: Ranks,
         steps: int,
         budget: Budget | None = None,
+        weights_from: tuple[int, int] = (0, 0),
     ) -> None:
+        """`weights_from`: steps and epochs before this run that t of the tasks' w0 gamma^t goes on from."""
+        self._weights_from = weights_from
         self._budget = budget
         self._model, self._optimizers, self._job, self._ranks, self._steps = model, optimizers, job, ranks, steps
         self._step = 0
@@ -80,7 +83,8 @@ class TrainStep:
         *stops, told, unread = sums.signals
         if budget and told:
             budget.agree(budget.training, news)  # before backward: over budget nothing is trained
-        weights = task_weights(self._job.tasks, self._step, batch.epoch)
+        steps, epochs = self._weights_from
+        weights = task_weights(self._job.tasks, steps + self._step, epochs + batch.epoch)
         penalty = self._model.module.dense.penalty()
         balanced = self._balancing(part_T, sums, weights, self._step, penalty)
         loss = balanced.loss

@@ -10,6 +10,7 @@ import os
 from pipeline.train.checkpoint_store import MANIFEST, CheckpointStore, Commit, find_commit, note
 from pipeline.train.migrate_structure import Difference, check_structure
 from schemas.errors import InputError
+from schemas.identity import VOCABULARIES, entries
 from schemas.job import JobConfig
 
 LINEAGE = "lineage.json"
@@ -26,6 +27,11 @@ class Lineage:
     """Of its manifest.json, which holds the hash of every other file."""
     optimizer_steps: int
     """Steps that the tables' optimizer state had seen before this run, all ancestors together; 0 without it."""
+    weight_steps: int = 0
+    """Under `loss_weights: continue`, the steps that t of w0 gamma^t goes on from: all ancestors' since one that
+    restarted; else 0. A lineage of an older version, without it, restarted."""
+    weight_epochs: int = 0
+    """The same in whole epochs, for tasks that decay by epoch."""
 
     def encoded(self) -> bytes:
         """As it is kept in a commit."""
@@ -39,6 +45,8 @@ class Parent:
     commit: Commit
     differences: list[Difference]
     lineage: Lineage
+    listed: dict[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    """By table whose vocabulary was extended, first row and last + 1 of the values that it lists anew."""
 
 
 def find_parent(job: JobConfig, vocabularies: dict[str, str]) -> Parent:
@@ -50,15 +58,28 @@ def find_parent(job: JobConfig, vocabularies: dict[str, str]) -> Parent:
     commit = _find(job.warm_start.checkpoint)
     differences = check_structure(commit.job, job, vocabularies, commit.path)
     before = lineage_of(commit)
-    steps = commit.progress.step + (before.optimizer_steps if before else 0)
+    done = commit.progress
+    goes_on = job.warm_start.loss_weights == "continue"
     folder, name = commit.path.rsplit("/", 1)
     lineage = Lineage(
         path=commit.path if "://" in commit.path else os.path.abspath(commit.path),
-        step=commit.progress.step,
+        step=done.step,
         manifest_sha256=note(CheckpointStore(folder).read(name, MANIFEST)).sha256,
-        optimizer_steps=steps if job.warm_start.optimizer else 0,
+        optimizer_steps=done.step + (before.optimizer_steps if before else 0) if job.warm_start.optimizer else 0,
+        weight_steps=done.step + (before.weight_steps if before else 0) if goes_on else 0,
+        weight_epochs=done.epoch + (before.weight_epochs if before else 0) if goes_on else 0,
     )
-    return Parent(commit, differences, lineage)
+    return Parent(commit, differences, lineage, _listed(job, commit.job.get(VOCABULARIES) or {}, vocabularies))
+
+
+def _listed(job: JobConfig, before: dict[str, str], now: dict[str, str]) -> dict[str, tuple[int, int]]:
+    """By table, the rows from the parent's number of values to the job's, which were checked to begin alike."""
+    out = {}
+    for feature in job.embedded:
+        one, other = (entries(told.get(feature.name, "")) for told in (before, now))
+        if one is not None and other is not None and one < other:
+            out[feature.table_name] = (one, other)
+    return out
 
 
 def check_warm_start(job: JobConfig, vocabularies: dict[str, str]) -> None:

@@ -3,10 +3,14 @@
 import copy
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from pipeline.data.vocabulary_lookup import fingerprints
 from pipeline.train.migrate_structure import check_structure
 from schemas.errors import InputError
 from schemas.job import JobConfig
@@ -181,6 +185,47 @@ def test_a_vocabulary_of_other_values_is_refused() -> None:
     assert check_structure(old, job(lambda c: None, []), {"city": "one"}, "CHECKPOINT") == []
     with pytest.raises(InputError, match=r"features.city.vocabulary: other values; its rows would change"):
         check_structure(old, job(lambda c: None, []), {"city": "two"}, "CHECKPOINT")
+
+
+def test_more_values_behind_the_old_ones_need_no_name(tmp_path: Path) -> None:
+    values = ["Oslo", "Lima", "Graz"]
+
+    def held(name: str, values: list[str]) -> Edit:
+        pq.write_table(pa.table({"value": values}), tmp_path / name)
+        return lambda c: set_key(c, "features.city.vocabulary", str(tmp_path / name))
+
+    before = job(held("old", values), [])
+    old = before.model_dump(mode="json", by_alias=True) | {"vocabularies": fingerprints(before)}
+    more = held("new", [*values, "Porto", "Rome"])
+    for changes in ([], ["features.city.vocabulary"]):
+        new = job(more, changes)
+        (found,) = check_structure(old, new, fingerprints(new), "CHECKPOINT")
+        assert (found.name, found.what) == ("features.city.vocabulary", "extended by 2 values, 3 -> 5")
+    both = job(lambda c: (more(c), set_key(c, "tables.city.rows", 30)), [])
+    with pytest.raises(InputError, match=r"\n  changes: \[tables\.city\.rows\]$"):
+        check_structure(old, both, fingerprints(both), "CHECKPOINT")
+
+    for name, other in {"turned": ["Lima", "Oslo", "Graz", "Porto"], "shorter": values[:2]}.items():
+        new = job(held(name, other), ["features.city.vocabulary"])
+        with pytest.raises(InputError) as told:
+            check_structure(old, new, fingerprints(new), "CHECKPOINT")
+        said = (
+            f"features.city.vocabulary: other values (3 -> {len(other)}); its rows would change their meaning; restore"
+        )
+        assert said in str(told.value)
+        assert "--write NEW --extend OLD" in str(told.value)
+
+
+def test_an_older_versions_vocabulary_is_known_by_its_hash_alone(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"value": ["Oslo"]}), tmp_path / "v")
+    new = job(lambda c: set_key(c, "features.city.vocabulary", str(tmp_path / "v")), [])
+    now = fingerprints(new)
+    old = new.model_dump(mode="json", by_alias=True) | {"vocabularies": {"city": now["city"].split(":")[1]}}
+    assert check_structure(old, new, now, "CHECKPOINT") == []
+    pq.write_table(pa.table({"value": ["Oslo", "Lima"]}), tmp_path / "w")
+    new = job(lambda c: set_key(c, "features.city.vocabulary", str(tmp_path / "w")), [])
+    with pytest.raises(InputError, match=r"other values; .* an older version saved the checkpoint and did not say how"):
+        check_structure(old, new, fingerprints(new), "CHECKPOINT")
 
 
 def test_a_setting_nobody_declared_free_is_structure() -> None:

@@ -15,8 +15,10 @@ from pipeline.data import vocabulary_lookup
 from pipeline.data.checks import Where
 from pipeline.data.encode import Encoder
 from pipeline.data.vocabulary_file import Vocabulary, read_vocabulary
-from pipeline.data.vocabulary_lookup import IntegerLookup, StringLookup, fingerprints, vocabularies
+from pipeline.data.vocabulary_lookup import IntegerLookup, StringLookup, extends, fingerprints, vocabularies
 from schemas.errors import InputError
+from schemas.identity import digest, entries
+from schemas.job import JobConfig
 from tests.logs import Override, override, small_job, small_table
 from tests.unit.test_encode import by_name
 
@@ -201,6 +203,37 @@ def test_the_fingerprint_is_of_the_values_in_their_order(tmp_path: Path) -> None
 
 
 def test_fingerprints_are_by_feature(tmp_path: Path) -> None:
-    path = write(tmp_path / "user.parquet", [1])
+    path = write(tmp_path / "user.parquet", [1, 7])
     assert fingerprints(small_job("log")) == {}
-    assert list(fingerprints(small_job("log", changes={"features.user.vocabulary": path}))) == ["user"]
+    held = read_vocabulary(path, False).fingerprint
+    assert fingerprints(small_job("log", changes={"features.user.vocabulary": path})) == {"user": f"2:{held}"}
+    assert (entries(f"2:{held}"), digest(f"2:{held}")) == (2, held)
+    assert (entries(held), digest(held)) == (None, held), "as older versions told it"
+
+
+INTEGERS = [5, -3, 2**40, 8, 0]
+STRINGS = ["Oslo", "", "Łódź", "ab", "c"]
+
+
+@pytest.mark.parametrize(("feature", "listed"), [("user", INTEGERS), ("city", STRINGS)])
+def test_a_vocabulary_extends_another_whose_values_it_begins_with(
+    feature: str, listed: list[Any], tmp_path: Path
+) -> None:
+    def job_of(name: str, values: list[Any]) -> JobConfig:
+        path = write(tmp_path / f"{name}.parquet", values)
+        return small_job("log", changes={f"features.{feature}.vocabulary": path})
+
+    other = [3, 4] if feature == "user" else ["a", "bc"]
+    told = fingerprints(job_of("old", listed))[feature]
+    assert extends(job_of("more", listed + other), feature, told)
+    for name, values in {
+        "same": listed,
+        "shorter": listed[:-1],
+        "edited": [listed[0], other[0], *listed[2:], other[1]],
+        "turned": listed[::-1] + other,
+        "in front": other + listed,
+        "one behind": [*listed[:-1], other[0], listed[-1], other[1]],
+        "none of them": other,
+    }.items():
+        assert not extends(job_of(name, values), feature, told), name
+    assert not extends(job_of("more", listed + other), feature, digest(told)), "how many there were is not known"
