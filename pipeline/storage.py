@@ -1,12 +1,17 @@
-"""Files here or in an object store: opening it, which failures may pass, and how long one waits for them. No torch.
+"""Files here or in an object store: opening it, which failures may pass, how long one waits; creating once. No torch.
 
 Credentials come from the environment or the driver's own configuration; a URL that carries them is refused.
 """
 
+import contextlib
+import errno
+import os
 import queue
+import secrets
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
@@ -23,6 +28,11 @@ LASTING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryE
 FAULTS = (InputError, TypeError, AttributeError, NameError, KeyError, AssertionError, MemoryError)
 """Not the storage's doing."""
 REMEDY = "see whether the storage answers, or raise data.storage.retries or data.storage.timeout_seconds"
+
+CONDITIONAL = {"s3", "s3a", "gs", "gcs", "memory"}
+"""Stores whose driver, if asked to, writes an object only where there is none."""
+_honest: set[Any] = set()
+"""Filesystems that were seen to do so."""
 
 
 class ShortReadError(OSError):
@@ -77,11 +87,11 @@ def reason(error: BaseException) -> str:
     return redacted(text or type(error).__name__)
 
 
-def patiently(act: Callable[[], T], storage: StorageConfig, what: str) -> T:
+def patiently(act: Callable[[], T], storage: StorageConfig, what: str, done: str = "read") -> T:
     """What `act` returns; a failure that may pass is tried again, with growing pauses.
 
-    Raises InputError naming `what`, the number of attempts and the last reason. Failures that last, and faults of the
-    program, come through as they are.
+    Raises InputError naming `what`, what cannot be `done`, the number of attempts and the last reason. Failures that
+    last, and faults of the program, come through as they are.
     """
     for attempt in range(1, storage.retries + 2):
         try:
@@ -90,15 +100,15 @@ def patiently(act: Callable[[], T], storage: StorageConfig, what: str) -> T:
             raise
         except Exception as error:  # every driver has exceptions of its own
             if attempt > storage.retries:
-                raise given_up(what, attempt, error) from error
+                raise given_up(what, attempt, error, done) from error
             pause(attempt, storage)
     raise AssertionError("the last attempt returns or raises")
 
 
-def given_up(what: str, attempts: int, error: BaseException) -> InputError:
+def given_up(what: str, attempts: int, error: BaseException, done: str = "read") -> InputError:
     """The failure of the last attempt, in the user's words."""
     tries = f"{attempts} attempts" if attempts > 1 else "1 attempt"
-    return InputError(f"{what}: cannot be read after {tries} ({reason(error)}); {REMEDY}")
+    return InputError(f"{what}: cannot be {done} after {tries} ({reason(error)}); {REMEDY}")
 
 
 def pause(attempt: int, storage: StorageConfig) -> None:
@@ -133,3 +143,133 @@ class Promise:
 def bounded(act: Callable[[], T], fs: Any, storage: StorageConfig) -> T:
     """`act`, given up after `timeout_seconds` where the filesystem is not local."""
     return act() if is_local(fs) else Promise(act).result(storage)
+
+
+def create(fs: Any, path: str, content: bytes, storage: StorageConfig | None = None) -> bool:
+    """Creates the object, whole and durable, where there is none: True for exactly one of any number of creators.
+
+    False where it is there already. Give each creator a content of its own, as by a random token: where a store's
+    answer was lost, what lies there is compared with it. Raises InputError where the store cannot do this, or does not
+    answer.
+    """
+    storage = storage or StorageConfig()
+    if is_local(fs):
+        return _create_here(Path(path), content, storage)
+    if not CONDITIONAL & set(protocols(fs)):
+        raise InputError(
+            f"{path}: a store of the kind {protocols(fs)[0]}:// cannot create an object only where there is none, so "
+            "that two jobs could overwrite each other's; name a folder, or a URL of s3:// or gs://"
+        )
+    if fs not in _honest:
+        _prove(fs, path, storage)
+        _honest.add(fs)
+    return _put(fs, path, content, storage)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flushes a directory, so that the names in it survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _writing(act: Callable[[], T], storage: StorageConfig, path: str) -> T:
+    """As `patiently`; InputError for whatever lasts, too."""
+    try:
+        return patiently(act, storage, path, "written")
+    except LASTING as error:
+        raise InputError(
+            f"{path}: cannot be written ({reason(error)}); mend the rights, or name another place"
+        ) from error
+
+
+def _create_here(target: Path, content: bytes, storage: StorageConfig) -> bool:
+    """`create` on a local disk."""
+    ours: list[bool] = []
+
+    def attempt() -> bool:
+        if not ours:
+            ours.append(_link(target, content))
+        sync_folder(target.parent)  # for another's object as well: who acts on its being there must not see it go
+        return ours[0]
+
+    return _writing(attempt, storage, str(target))
+
+
+def _link(target: Path, content: bytes) -> bool:
+    """A draft, flushed, then linked to its name, which fails where the name is taken."""
+    folder = target.parent
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        sync_folder(each.parent)
+    draft = target.with_name(f".{target.name}.{secrets.token_hex(8)}.draft")
+    try:
+        with draft.open("xb") as out:
+            out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+        return _linked(draft, target)
+    finally:
+        with contextlib.suppress(OSError):  # a draft left behind is in nobody's way
+            draft.unlink()
+
+
+def _linked(draft: Path, target: Path) -> bool:
+    try:
+        os.link(draft, target)
+    except OSError as error:
+        if draft.stat().st_nlink > 1:
+            return True  # over a network: made, its answer lost, and asked for again
+        if isinstance(error, FileExistsError):
+            return False
+        if error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise InputError(
+                f"{target}: its file system has no hard links, without which two creators of one file cannot be told "
+                "apart; name a folder on another"
+            ) from error
+        raise
+    return True
+
+
+def _put(fs: Any, path: str, content: bytes, storage: StorageConfig) -> bool:
+    """`create` in a store: one conditional write."""
+
+    def attempt() -> bool:
+        try:
+            bounded(lambda: fs.pipe_file(path, content, mode="create"), fs, storage)
+        except Exception as error:  # each driver has exceptions of its own
+            if not _is_taken(error):
+                raise
+            # by an earlier attempt of ours, perhaps of the driver's own, whose answer was lost
+            return bounded(lambda: fs.cat_file(path), fs, storage) == content
+        finally:
+            fs.invalidate_cache()
+        return True
+
+    return _writing(attempt, storage, path)
+
+
+def _is_taken(error: Exception) -> bool:
+    """Whether a conditional write was refused because the object is there."""
+    if isinstance(error, FileExistsError):
+        return True
+    said = getattr(error.__cause__, "response", None) or {}
+    code = getattr(error, "code", None) or said.get("Error", {}).get("Code")
+    return str(code) in ("412", "PreconditionFailed")
+
+
+def _prove(fs: Any, path: str, storage: StorageConfig) -> None:
+    """Raises InputError where the store takes a second conditional write of one object: it knows no conditions."""
+    probe = f"{path}.{secrets.token_hex(8)}.probe"
+    _put(fs, probe, b"first", storage)
+    twice = _put(fs, probe, b"second", storage)
+    with contextlib.suppress(Exception):  # it is in nobody's way
+        fs.rm_file(probe)
+    if twice:
+        raise InputError(
+            f"{path}: the store overwrites an object that was to be created only where there is none (no "
+            "If-None-Match), so that two jobs could overwrite each other's; name another store, or a folder"
+        )

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.storage import filesystem, is_local, reason
+from pipeline.storage import filesystem, is_local, reason, sync_folder
 from schemas.errors import InputError
 
 FORMAT = 2
@@ -333,15 +333,6 @@ def find_commit(checkpoint: str) -> Commit | None:
 def step_of(name: str) -> int:
     """The step of an attempt's name."""
     return int(name.split("-")[1])
-
-
-def sync_folder(folder: Path) -> None:
-    """Flushes a directory, so that the names in it survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _own_hash(content: dict[str, Any]) -> str:
