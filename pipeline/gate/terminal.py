@@ -1,0 +1,56 @@
+"""The verdict as text, for whoever is woken by it."""
+
+from pipeline.gate.record import ALL, CALIBRATION, Comparison, Verdict
+from pipeline.gate.words import METRICS, NOTHING, delta_words, value_words, what
+from pipeline.report.text import aligned
+
+WORDS = {"worse": "WORSE", "unsure": "unsure", "better": "better", "level": ".", "too_few": "not judged"}
+HEAD = ["task", "metric", "champion", "challenger", "worse by", "tolerated", "noise +-", "seen from", "verdict"]
+
+
+def headline(verdict: Verdict) -> str:
+    """The verdict in one line."""
+    if not verdict.blessed:
+        many = len(verdict.reasons)
+        return f"REFUSED for {many} reason{'s' if many > 1 else ''}: the champion stays"
+    judged = sum(c.judges for c in verdict.comparisons)
+    if judged:
+        return f"BLESSED: none of {judged} comparisons is worse beyond tolerance and noise"
+    return "BLESSED: " + ("every floor stands" if verdict.floors else "nothing to compare with")
+
+
+def lines(verdict: Verdict) -> list[str]:
+    """The verdict, its reasons, a table of what matters, and what did not judge."""
+    out = [headline(verdict), *(f"  {number}. {words}" for number, words in enumerate(verdict.reasons, start=1))]
+    shown = [c for c in verdict.comparisons if c.slice == ALL or c.verdict in ("worse", "unsure")]
+    if shown:
+        out += ["", *aligned([HEAD, *(_row(c, verdict.critical) for c in shown)]).splitlines()]
+    if hidden := len(verdict.comparisons) - len(shown):
+        of_slices = [c for c in verdict.comparisons if c.slice != ALL]
+        few = sum(not c.judges for c in of_slices)
+        out += ["", f"and {hidden} comparisons on slices, none of them worse" + (f"; {few} not judged" if few else "")]
+    if verdict.floors:
+        told = ", ".join(
+            f"{f.task} {value_words(f.auc)} {'>=' if f.met else 'BELOW'} {f.floor:g}" for f in verdict.floors
+        )
+        out += ["", f"floors of the AUC: {told}"]
+    return out + ([""] if verdict.notes else []) + [f"note: {note}" for note in verdict.notes]
+
+
+def _row(c: Comparison, critical: float | None) -> list[str]:
+    noise = NOTHING if c.error is None or critical is None else delta_words(c.metric, critical * c.error, signed=False)
+    return [
+        what(c),
+        METRICS[c.metric],
+        value_words(c.champion) if c.metric != CALIBRATION else _ratio(c.champion),
+        value_words(c.challenger) if c.metric != CALIBRATION else _ratio(c.challenger),
+        delta_words(c.metric, c.delta),
+        delta_words(c.metric, c.tolerance, signed=False),
+        noise,
+        delta_words(c.metric, c.detectable, signed=False),
+        WORDS[c.verdict],
+    ]
+
+
+def _ratio(value: float | None) -> str:
+    return NOTHING if value is None else f"{value:.3f}"
