@@ -25,6 +25,10 @@ FAULTS = (InputError, TypeError, AttributeError, NameError, KeyError, AssertionE
 REMEDY = "see whether the storage answers, or raise data.storage.retries or data.storage.timeout_seconds"
 
 
+class UnansweredError(InputError):
+    """A storage that did not answer, or not with what was asked for, at any of the attempts: it may pass."""
+
+
 class ShortReadError(OSError):
     """Fewer bytes came than were asked for."""
 
@@ -95,10 +99,10 @@ def patiently(act: Callable[[], T], storage: StorageConfig, what: str) -> T:
     raise AssertionError("the last attempt returns or raises")
 
 
-def given_up(what: str, attempts: int, error: BaseException) -> InputError:
+def given_up(what: str, attempts: int, error: BaseException) -> UnansweredError:
     """The failure of the last attempt, in the user's words."""
     tries = f"{attempts} attempts" if attempts > 1 else "1 attempt"
-    return InputError(f"{what}: cannot be read after {tries} ({reason(error)}); {REMEDY}")
+    return UnansweredError(f"{what}: cannot be read after {tries} ({reason(error)}); {REMEDY}")
 
 
 def pause(attempt: int, storage: StorageConfig) -> None:

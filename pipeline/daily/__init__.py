@@ -1,0 +1,1 @@
+"""Daily retraining: one day's steps, its ledger, its lease, its checks."""
