@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence, Set
 from typing import Any
 
 from pipeline.daily.quantities import Quantity, quantities
-from pipeline.daily.statistics import DayStatistics
+from pipeline.daily.statistics import DayStatistics, first_task
 from schemas.daily import ChecksConfig
 from schemas.errors import InputError
 from schemas.job import JobConfig
@@ -25,6 +25,7 @@ ADVICE = {
     "missing": "see what writes the column",
     "mean": "see whether the column's unit or meaning changed",
     "distance": "see whether the column's values still mean what they did: a unit, an encoding, ids given anew",
+    "meaning": "see whether the column's values were exchanged: ids or codes given anew among themselves",
     "fresh_ids": "see whether ids were given anew",
     "unknown": "see whether ids were given anew, or write the vocabulary again",
     "event_time": "see which job wrote the day; daily.checks.clock_hours says when the log's days begin, "
@@ -81,6 +82,9 @@ def check_day(
         odd = _odd(quantity, checks, today, recent)
         if odd is not None:
             found.append(odd)
+    first = job.tasks[first_task(job)].name
+    if any(f.rule == "label_rate" and f.subject == first for f in found):
+        found = [f for f in found if f.rule != "meaning"]  # what columns tell of another label is the label's doing
     return [_judged(finding, accepted) for finding in found]
 
 
@@ -101,7 +105,7 @@ def _outside(checks: ChecksConfig, today: DayStatistics) -> list[Finding]:
     rows = "1 row lies" if times.outside == 1 else f"{times.outside:,} rows lie"
     words = (
         f"event_time: {rows} outside of {today.day} by more than daily.checks.slack_minutes = "
-        f"{checks.slack_minutes:g}, the furthest in {times.worst}; that is {share:.3g} of the day, and "
+        f"{checks.slack_minutes:g}, the furthest in {times.worst}; that is {share:.3g} of the day, above "
         f"daily.checks.outside = {checks.outside:g}; {ADVICE['event_time']}{_accept('event_time')}"
     )
     return [Finding("event_time", "", share, None, checks.outside, words)]
@@ -126,7 +130,7 @@ def _odd(
             return None
     here, usual, change = quantity.tell(found[0])
     words = (
-        f"{quantity.what}: {here} on {today.day}, {usual} on the {len(known)} recent days; {change}, and "
+        f"{quantity.what}: {here} on {today.day}, {usual} on the {len(known)} recent days; {change}, above "
         f"daily.checks.{quantity.key} = {limit:g}; {ADVICE[quantity.rule]}{_accept(quantity.word)}"
     )
     return Finding(quantity.rule, quantity.subject, found[0].here, found[0].usual, limit, words)
@@ -170,7 +174,7 @@ def check_champion(
         if drop > checks.auc_drop and drop >= checks.z * error:
             words = (
                 f"AUC of the champion on {task.name}: {here[0]:.4f} on the new day, {usual:.4f} on the {len(others)} "
-                f"recent days; that is {drop:.4f} less, and daily.checks.auc_drop = {checks.auc_drop:g}; "
+                f"recent days; that is {drop:.4f} less, above daily.checks.auc_drop = {checks.auc_drop:g}; "
                 f"{ADVICE['auc_drop']}{_accept(f'auc_drop:{task.name}')}"
             )
             found.append(Finding("auc_drop", task.name, here[0], usual, checks.auc_drop, words))

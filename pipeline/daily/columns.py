@@ -1,9 +1,10 @@
 """One column of one day, in bounded memory: what is missing, mean and spread, a histogram, a sample of its values.
 
 Values (ids, strings, lists' elements) are counted in SLOTS slots of a hash, numbers between edges that the first day
-fixes, so that days are comparable. The sample of a column of values holds those with the lowest hashes: days that
-share a value share it in their samples, and so the share of look-ups whose value another day never had is estimated
-without keeping all values (bottom-k sampling: Cohen and Kaplan 2007). No torch.
+fixes, so that days are comparable; and in each slot the positives of the job's first task, since a column whose values
+are exchanged among themselves may look the same and tell something else. The sample of a column of values holds those
+with the lowest hashes: days that share a value share it in their samples, and so the share of look-ups whose value
+another day never had is estimated without keeping all values (bottom-k sampling: Cohen and Kaplan 2007). No torch.
 
 Shapes: N rows or elements of a batch, D distinct values, R slots, K sampled values.
 """
@@ -31,6 +32,8 @@ GROUPS = 64
 """Of numbers, of near-equal counts on the first day."""
 SAMPLED = 512
 """Values a day's sample holds; a column of fewer values is known whole."""
+IN_LISTS = ("elements", "weights")
+"""Kinds of which a row has many, or none."""
 ALL = 1 << 32
 """Above every sampled hash."""
 
@@ -95,6 +98,8 @@ class ColumnDay:
     """Of numbers."""
     count_R: Int64 = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
     """The histogram; empty without values."""
+    one_R: Int64 = dataclasses.field(default_factory=lambda: np.zeros(0, np.int64))
+    """The first task's positives in it; empty where they are not counted."""
     edges: Edges | None = None
     sample: Sample | None = None
 
@@ -107,7 +112,7 @@ class ColumnDay:
         """As plain data; arrays as base64 of their compressed bytes."""
         out: dict[str, Any] = {"column": self.column, "kind": self.kind, "used_by": self.used_by}
         out |= {"missing": dataclasses.asdict(self.missing), "values": dataclasses.asdict(self.values)}
-        out["histogram"] = _packed(self.count_R)
+        out |= {"histogram": _packed(self.count_R), "positives": _packed(self.one_R)}
         if self.edges:
             out["edges"] = {"centre": self.edges.centre, "cuts": _packed(np.array(self.edges.cuts, np.int64))}
         if self.sample:
@@ -126,6 +131,7 @@ class ColumnDay:
             Sums(**told["missing"]),
             Sums(**told["values"]),
             _unpacked(told["histogram"], np.int64),
+            _unpacked(told["positives"], np.int64),
             Edges(edges["centre"], _unpacked(edges["cuts"], np.int64).tolist()) if edges else None,
             Sample(sample["below"], _unpacked(sample["hashes"], np.uint32), _unpacked(sample["counts"], np.int64))
             if sample
@@ -149,12 +155,15 @@ class Watch:
         self.column, self.kind, self.used_by = column, kind, used_by
         self.rows = self.missing = 0
 
-    def add(self, column: pa.Array) -> None:
-        """Counts one batch."""
-        column = column.flatten() if self.kind in ("elements", "weights") else column
+    def add(self, column: pa.Array, one_N: pa.Array) -> None:
+        """Counts one batch; `one_N` is true where the first task's label is 1."""
+        if self.kind in IN_LISTS:
+            column, one_N = column.flatten(), None
         self.rows += len(column)
         self.missing += column.null_count
         self._add(column)
+        if one_N is not None:
+            self._add_ones(column.filter(one_N))
 
     def day(self) -> ColumnDay:
         """What it came to."""
@@ -163,6 +172,9 @@ class Watch:
 
     def _add(self, column: pa.Array) -> None:
         """Counts what is not missing."""
+
+    def _add_ones(self, column: pa.Array) -> None:
+        """Counts the positives' values."""
 
     def _more(self) -> dict[str, Any]:
         """The further fields of ColumnDay."""
@@ -174,18 +186,22 @@ class ValueWatch(Watch):
 
     def __init__(self, column: str, kind: str, used_by: str) -> None:
         super().__init__(column, kind, used_by)
-        self._count_R = np.zeros(SLOTS, np.int64)
+        self._count_R, self._one_R = np.zeros(SLOTS, np.int64), np.zeros(SLOTS, np.int64)
         self._below = ALL
         self._hash_K, self._sample_K = np.zeros(0, np.uint32), np.zeros(0, np.int64)
 
     def _add(self, column: pa.Array) -> None:
         values, count_D = distinct(column)
         hash_D = hash64(values)
-        np.add.at(self._count_R, (hash_D & np.uint64(SLOTS - 1)).view(np.int64), count_D)
+        np.add.at(self._count_R, _slots(hash_D), count_D)
         top_D = hash_D >> np.uint64(32)
         low_D = top_D < self._below
         if low_D.any():
             self._merge(top_D[low_D].astype(np.uint32), count_D[low_D])
+
+    def _add_ones(self, column: pa.Array) -> None:
+        values, count_D = distinct(column)
+        np.add.at(self._one_R, _slots(hash64(values)), count_D)
 
     def _merge(self, hash_D: npt.NDArray[np.uint32], count_D: Int64) -> None:
         self._hash_K, at = np.unique(np.concatenate([self._hash_K, hash_D]), return_inverse=True)
@@ -196,7 +212,13 @@ class ValueWatch(Watch):
         self._hash_K, self._sample_K = self._hash_K[:SAMPLED], summed_K[:SAMPLED]
 
     def _more(self) -> dict[str, Any]:
-        return {"count_R": self._count_R, "sample": Sample(self._below, self._hash_K, self._sample_K)}
+        one_R = self._one_R[:0] if self.kind in IN_LISTS else self._one_R
+        sample = Sample(self._below, self._hash_K, self._sample_K)
+        return {"count_R": self._count_R, "one_R": one_R, "sample": sample}
+
+
+def _slots(hash_D: UInt64) -> Int64:
+    return (hash_D & np.uint64(SLOTS - 1)).view(np.int64)
 
 
 class NumberWatch(Watch):
@@ -206,7 +228,7 @@ class NumberWatch(Watch):
         super().__init__(column, kind, used_by)
         self._edges = edges
         self._centre = edges.centre if edges else None
-        self._count_R = np.zeros((1 << numbers.BITS) + 1, np.int64)
+        self._count_R, self._one_R = (np.zeros((1 << numbers.BITS) + 1, np.int64) for _ in range(2))
         self._finite, self._total, self._squares = 0, 0.0, 0.0
 
     def _add(self, column: pa.Array) -> None:
@@ -224,6 +246,12 @@ class NumberWatch(Watch):
         self._squares += float(off_N @ off_N)
         np.add.at(self._count_R, numbers.bins(x_N, self._centre), 1)
 
+    def _add_ones(self, column: pa.Array) -> None:
+        x_N = self._numbers(column)
+        x_N = x_N[np.isfinite(x_N)]
+        if self._centre is not None:
+            np.add.at(self._one_R, numbers.bins(x_N, self._centre), 1)
+
     def _numbers(self, column: pa.Array) -> Float64:
         """Without the nulls, which are counted."""
         if self.kind == "length":
@@ -239,8 +267,14 @@ class NumberWatch(Watch):
         edges = self._edges or Edges(self._centre, _cuts(self._count_R))
         off = self._total / self._finite
         std = math.sqrt(max(0.0, self._squares / self._finite - off**2))
-        count_R = np.add.reduceat(self._count_R, [0, *edges.cuts])
-        return {"values": Sums(self._finite, self._centre + off, std), "count_R": count_R, "edges": edges}
+        count_R, one_R = (np.add.reduceat(fine_R, [0, *edges.cuts]) for fine_R in (self._count_R, self._one_R))
+        values = Sums(self._finite, self._centre + off, std)
+        return {
+            "values": values,
+            "count_R": count_R,
+            "one_R": one_R[:0] if self.kind in IN_LISTS else one_R,
+            "edges": edges,
+        }
 
 
 def _cuts(count_R: Int64) -> list[int]:

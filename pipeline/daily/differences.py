@@ -9,11 +9,16 @@ Shapes: R slots of a histogram, K sampled values.
 import dataclasses
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from pipeline.daily.columns import ColumnDay, Float64, Sample, Sums
+
+ROUNDING = 1e-12
+"""By so much may the mean of a constant differ from day to day."""
+TO_DEVIATION = 1.4826
+"""A normal's standard deviation over its median absolute deviation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,25 +42,22 @@ def times(here: int, others: Sequence[int]) -> Difference:
 
 def relative(here: Sums, others: Sequence[Sums]) -> Difference:
     """Change of a rate, as a fraction of what it was."""
-    before = Sums.of(list(others))
-    return _change(here, before, abs(before.mean))
+    return _change(here, others, lambda before: abs(before.mean))
 
 
 def scaled(here: Sums, others: Sequence[Sums]) -> Difference:
     """Change of a mean near which 0 may lie: as a fraction of the mean or the deviation, whichever is larger."""
-    before = Sums.of(list(others))
-    return _change(here, before, max(abs(before.mean), before.std))
+    return _change(here, others, lambda before: max(abs(before.mean), before.std))
 
 
 def in_deviations(here: Sums, others: Sequence[Sums]) -> Difference:
     """Change of a mean in the others' standard deviations."""
-    before = Sums.of(list(others))
-    return _change(here, before, before.std)
+    return _change(here, others, lambda before: before.std)
 
 
 def points(here: Sums, others: Sequence[Sums]) -> Difference:
     """Change of a share."""
-    return _change(here, Sums.of(list(others)), 1.0)
+    return _change(here, others, lambda before: 1.0)
 
 
 def rise(here: Sums, others: Sequence[Sums]) -> Difference:
@@ -64,14 +66,23 @@ def rise(here: Sums, others: Sequence[Sums]) -> Difference:
     return dataclasses.replace(found, size=found.here - found.usual)
 
 
-def _change(here: Sums, before: Sums, scale: float) -> Difference:
+def _change(here: Sums, others: Sequence[Sums], scale: Callable[[Sums], float]) -> Difference:
+    """A mean's change; its standard error is that of the rows and of the days, which scatter by themselves."""
+    before = Sums.of(list(others))
     change = abs(here.mean - before.mean)
-    if change <= 1e-12 * abs(before.mean):  # of a constant, a mean may differ by its rounding
+    if change <= ROUNDING * abs(before.mean):
         return Difference(here.mean, before.mean, 0.0, 0.0)
-    error = Sums.of([here, before]).std * math.sqrt(1 / here.rows + 1 / before.rows)
-    return Difference(
-        here.mean, before.mean, change / scale if scale else math.inf, change / error if error else math.inf
-    )
+    between = _scatter([day.mean for day in others])
+    within = Sums.of([here, before]).std * math.sqrt(1 / here.rows + 1 / before.rows)
+    unit, error = scale(before), math.hypot(within, between)
+    size, z = (change / x if x else math.inf for x in (unit, error))
+    return Difference(here.mean, before.mean, size, z)
+
+
+def _scatter(days: Sequence[float]) -> float:
+    """Standard deviation of the days, from the median of their distances: one odd day among them hides nothing."""
+    day_D = np.array(days)
+    return TO_DEVIATION * float(np.median(np.abs(day_D - np.median(day_D))))
 
 
 def distance(here: ColumnDay, others: Sequence[ColumnDay], recent: Sequence[ColumnDay]) -> Difference:
@@ -125,3 +136,34 @@ def _fresh(here: ColumnDay, others: Sequence[ColumnDay]) -> tuple[float, float]:
 def _sample(day: ColumnDay) -> Sample:
     assert day.sample is not None
     return day.sample
+
+
+def meaning(here: ColumnDay, others: Sequence[ColumnDay], recent: Sequence[ColumnDay]) -> Difference:
+    """How much less a column's values tell of the first task's label, by the others' rates, than on a recent day.
+
+    Told is the covariance, over rows, of the label with the others' rate of the row's slot, over the label's variance:
+    0 in expectation where values were exchanged, whatever their own distribution.
+    """
+    rest = [[other for other in recent if other is not day] for day in recent]
+    told = [_told(day, days)[0] for day, days in zip(recent, rest, strict=True) if days]
+    found, error = _told(here, others)
+    usual = statistics.median(told) if told else 0.0
+    if usual <= 0 or not error:
+        return Difference(found, usual, 0.0, 0.0)
+    return Difference(found, usual, 1 - found / usual, (usual - found) / math.hypot(error, _scatter(told)))
+
+
+def _told(here: ColumnDay, others: Sequence[ColumnDay]) -> tuple[float, float]:
+    """The covariance over the variance of the day's label, and its standard error; 0 where nothing varies."""
+    count_R, one_R = (sum(getattr(day, name) for day in others) for name in ("count_R", "one_R"))
+    both_R = (count_R > 0) & (here.count_R > 0)
+    rows, ones = int(here.count_R[both_R].sum()), int(here.one_R[both_R].sum())
+    if not 0 < ones < rows:
+        return 0.0, 0.0
+    weight_R = here.count_R[both_R] / rows
+    rate_R, here_R = one_R[both_R] / count_R[both_R], here.one_R[both_R] / here.count_R[both_R]
+    off_R = rate_R - weight_R @ rate_R
+    rate = ones / rows
+    variance = rate * (1 - rate)
+    error = math.sqrt(float(weight_R @ off_R**2) / rows / variance)
+    return float(weight_R @ ((here_R - rate) * off_R)) / variance, error

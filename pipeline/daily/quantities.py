@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.daily import differences
 from pipeline.daily.columns import ColumnDay, Sums
 from pipeline.daily.differences import Difference
-from pipeline.daily.statistics import DayStatistics
+from pipeline.daily.statistics import DayStatistics, first_task
 from schemas.job import JobConfig
 
 
@@ -50,15 +50,16 @@ def quantities(job: JobConfig, today: DayStatistics) -> Iterator[Quantity]:
             )
             compare = _pair(differences.relative)
             yield Quantity("label_rate", task.indicator, what, "label_change", of, compare, _told_rate)
+    first = job.tasks[first_task(job)].name
     for column in today.columns:
-        yield from _of_column(column)
+        yield from _of_column(column, first)
     for feature in today.unknown:
         what = f"share of ids of feature '{feature}' that are out of vocabulary"
         of, compare = _sums("unknown", feature), _pair(differences.rise)
         yield Quantity("unknown", feature, what, "fresh_change", of, compare, _told_points)
 
 
-def _of_column(column: ColumnDay) -> Iterator[Quantity]:
+def _of_column(column: ColumnDay, first: str) -> Iterator[Quantity]:
     name = f"'{column.column}'" if column.kind in ("id", "string", "number", "other") else _part(column)
 
     def of(day: DayStatistics, part: Callable[[ColumnDay], Any]) -> Any:
@@ -71,7 +72,8 @@ def _of_column(column: ColumnDay) -> Iterator[Quantity]:
         return other.values if other.values.rows else None
 
     def counts(other: ColumnDay) -> ColumnDay | None:
-        return other if other.count_R.any() and other.edges == column.edges else None
+        fits = other.count_R.any() and other.edges == column.edges and len(other.one_R) == len(column.one_R)
+        return other if fits else None
 
     what, measure = f"share of missing values of {name}", _pair(differences.points)
     yield Quantity(
@@ -92,6 +94,11 @@ def _of_column(column: ColumnDay) -> Iterator[Quantity]:
             lambda day: of(day, counts),
             differences.distance,
             _told_distance,
+        )
+    if column.one_R.any():
+        what = f"what {name} tells of the label of {first}"
+        yield Quantity(
+            "meaning", column.column, what, "meaning", lambda day: of(day, counts), differences.meaning, _told_meaning
         )
     if column.sample is not None:
         what = f"share of {name} that no recent day had"
@@ -129,8 +136,7 @@ def _pair(
 
 
 def _told_rows(found: Difference) -> tuple[str, str, str]:
-    times = "more" if found.here > found.usual else "fewer"
-    return f"{found.here:,.0f}", f"{found.usual:,.0f} in the median", f"that is {found.size:.2f} times {times}"
+    return f"{found.here:,.0f}", f"a median of {found.usual:,.0f}", f"a factor of {found.size:.2f}"
 
 
 def _told_rate(found: Difference) -> tuple[str, str, str]:
@@ -153,3 +159,7 @@ def _told_deviations(found: Difference) -> tuple[str, str, str]:
 def _told_distance(found: Difference) -> tuple[str, str, str]:
     usual = f"distance {found.usual:.3f} from one another"
     return f"distance {found.here:.3f} from the recent days", usual, f"that is {found.size:.3f} more"
+
+
+def _told_meaning(found: Difference) -> tuple[str, str, str]:
+    return f"{found.here:.3g} (with the recent days' rates)", f"{found.usual:.3g}", f"a fall by {found.size:.0%}"

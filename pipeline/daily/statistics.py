@@ -131,6 +131,7 @@ class _Pass:
         self._free = made_of(job) | {USER_COLUMN: USER_COLUMN}
         self._labels = {task.name: [0, 0] for task in job.tasks if task.kind == "binary"}
         self._numbers = {task.name: Sums() for task in job.tasks if task.kind == "regression"}
+        self._first = first_task(job)
         self._indicators = {name: [0, 0] for name in self._layout.indicators}
         self._unknown = {f.name: [0, 0] for f in self.job.valued}
         self._pieces: list[Piece] = []
@@ -180,15 +181,16 @@ class _Pass:
         else:
             good_N = np.ones(batch.num_rows, np.bool_)
         self._rows += batch.num_rows
-        self._count_labels(rows, good_N)
+        one_N = pa.array(self._count_labels(rows, good_N)[good_N])
         self._count_unknown(rows, good_N, batch)
         self._times.add(batch.column(TIME_COLUMN), where)
         for key, used_by in self._keys(batch.schema).items():
             if key not in self._watches:
                 self._watches[key] = watch(*key, used_by, self._edges.get(key))
-            self._watches[key].add(batch.column(key[0]))
+            self._watches[key].add(batch.column(key[0]), one_N)
 
-    def _count_labels(self, rows: Rows, good_N: Mask) -> None:
+    def _count_labels(self, rows: Rows, good_N: Mask) -> Mask:
+        """Adds the labels; returns where the first task's is 1."""
         label_TN, indicator_JN = rows.label_TN.copy(), rows.indicator_JN
         exposed_TN = self._spaces.exposed(indicator_JN)
         self._spaces.funnel(label_TN, exposed_TN)
@@ -203,6 +205,7 @@ class _Pass:
                     self._numbers[name] = Sums.of([self._numbers[name], Sums(len(x_M), x_M.mean(), x_M.std())])
         for name, one_N in zip(self._layout.indicators, indicator_JN, strict=True):
             _count(self._indicators[name], good_N, (one_N != 0) & good_N)
+        return (label_TN[self._first] != 0) & own_TN[self._first]
 
     def _count_unknown(self, rows: Rows, good_N: Mask, batch: pa.RecordBatch) -> None:
         for feature in self.job.valued:
@@ -249,6 +252,12 @@ class _Pass:
 def _count(counts: list[int], own_N: Mask, one_N: Mask) -> None:
     counts[0] += int(np.count_nonzero(own_N))
     counts[1] += int(np.count_nonzero(one_N))
+
+
+def first_task(job: JobConfig) -> int:
+    """The binary task whose positives are counted by value: the first root; of regression tasks alone none are."""
+    roots = [n for n, task in enumerate(job.tasks) if task.kind == "binary" and job.parents[n] is None]
+    return roots[0] if roots else 0
 
 
 def declared(job: JobConfig) -> dict[Key, str]:
