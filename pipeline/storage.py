@@ -35,6 +35,10 @@ _honest: set[Any] = set()
 """Filesystems that were seen to do so."""
 
 
+class UnansweredError(InputError):
+    """A storage that did not answer, or not with what was asked for, at any of the attempts: it may pass."""
+
+
 class ShortReadError(OSError):
     """Fewer bytes came than were asked for."""
 
@@ -109,6 +113,10 @@ def given_up(what: str, attempts: int, error: BaseException, done: str = "read")
     """The failure of the last attempt, in the user's words."""
     tries = f"{attempts} attempts" if attempts > 1 else "1 attempt"
     return InputError(f"{what}: cannot be {done} after {tries} ({reason(error)}); {REMEDY}")
+def given_up(what: str, attempts: int, error: BaseException) -> UnansweredError:
+    """The failure of the last attempt, in the user's words."""
+    tries = f"{attempts} attempts" if attempts > 1 else "1 attempt"
+    return UnansweredError(f"{what}: cannot be read after {tries} ({reason(error)}); {REMEDY}")
 
 
 def pause(attempt: int, storage: StorageConfig) -> None:

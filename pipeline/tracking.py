@@ -21,6 +21,8 @@ Mode = Literal["online", "offline", "disabled"]
 HOST = "https://api.wandb.ai"
 START_SECONDS = 30
 """The longest the job waits for a server that does not answer, before it logs offline."""
+TITLE_LENGTH = 63
+"""Of an alert, at most."""
 FINISH_SECONDS = 120
 """The longest it waits for the last uploads; what is missing lies on disk for `wandb sync`."""
 
@@ -52,6 +54,17 @@ class Tracking:
     def values(self, samples: int, values: dict[str, float]) -> None:
         """Logs numbers that are no task's, under their own keys."""
         self._guarded(lambda: self._run.log(values | {"samples": samples}))
+
+    def alert(self, title: str, text: str, level: str) -> str:
+        """An alert of the run; `level` is INFO, WARN or ERROR. Returns where it went, or why not.
+
+        Offline it lies in the run's record until that is uploaded.
+        """
+        if self.mode == "disabled":
+            return "not sent: there is no run"
+        mode = self.mode
+        self._guarded(lambda: self._run.alert(title[:TITLE_LENGTH], text, level=level, wait_duration=1))
+        return "not sent: wandb failed" if self.mode != mode else f"{mode} run, {self.url or self.folder}"
 
     def finish(self, failed: bool = False) -> None:
         """Ends the run; its record is whole on disk afterwards."""

@@ -31,7 +31,7 @@ class ChecksConfig(Strict):
     min_days: Annotated[int, Field(ge=1)] = 3
     """So many must have passed before a day is compared at all; what needs no other day is checked from the first."""
     z: NotNegative = 5.0
-    """Standard errors from the recent days below which nothing is odd, whatever its size."""
+    """Standard errors from the recent days, their scatter included, below which nothing is odd, whatever its size."""
     rows_times: Annotated[float, Field(gt=1)] = 1.6
     """A day's rows over the median of the recent days', or the other way round."""
     label_change: Positive = 0.5
@@ -41,9 +41,13 @@ class ChecksConfig(Strict):
     mean_change: Positive = 0.5
     """Change of a number's mean, in standard deviations of the recent days."""
     distance: Share = 0.25
-    """Total variation distance between a column's values and those of the recent days: 0 alike, 1 nothing in common."""
+    """Total variation distance of a column's values from those of the recent days (0 alike, 1 nothing in common),
+    beyond that of a recent day from the others."""
+    meaning: Share = 0.5
+    """Fall of what a column's values tell of the first task's label, as a fraction of what they usually tell."""
     fresh_change: Share = 0.2
-    """Rise of the share of a feature's ids that the recent days did not have."""
+    """Rise of the share of a column's values that the recent days did not have, or of a feature's ids that are out of
+    vocabulary."""
     outside: Share = 0.0
     """Share of rows whose event_time lies outside of their day."""
     clock_hours: Annotated[float, Field(ge=-14, le=14)] = 0.0

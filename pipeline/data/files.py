@@ -41,6 +41,8 @@ Out = TypeVar("Out")
 
 class MissingDayError(InputError):
     """A day that is not there, not complete or empty."""
+class AbsentError(InputError):
+    """A day that may still come: no folder, no marker, no file or no row."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ def plan_files(job: JobConfig, days: DayRange, listed: Sequence[Listed]) -> Mani
     manifest = manifest_of(files, root, origin)
     QuarantineLog("planning", job.data.bad, read.left_out).check_budget()
     if not manifest.groups:
-        raise InputError(
+        raise AbsentError(
             f"{job.data.path}: the days {days.first} to {days.last} hold no rows; generate or choose others"
         )
     return manifest
@@ -274,6 +276,11 @@ def _day_files(job: JobConfig, fs: Any, root: str, day: datetime.date) -> list[L
         raise InputError(f"{folder}: cannot be listed ({reason(error)}); see whether you may read it") from error
     if job.data.require_success and SUCCESS_MARKER not in {file.path for file in entries}:
         raise MissingDayError(
+        raise AbsentError(f"{folder}: the day {day} is missing; write it or change data.train / data.eval") from None
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be listed ({reason(error)}); see whether you may read it") from error
+    if job.data.require_success and SUCCESS_MARKER not in {file.path for file in entries}:
+        raise AbsentError(
             f"{folder}: no {SUCCESS_MARKER} marker, so the day may still be written; wait for it, "
             "or set data.require_success=false"
         )
@@ -284,6 +291,7 @@ def _day_files(job: JobConfig, fs: Any, root: str, day: datetime.date) -> list[L
         raise MissingDayError(
             f"{folder}: an empty partition, no .parquet file; write the day or leave it out of the range"
         )
+        raise AbsentError(f"{folder}: an empty partition, no .parquet file; write the day or leave it out of the range")
     return [Listed(f"{name}/{file.path}", file.bytes, file.etag) for file in files]
 
 
