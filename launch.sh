@@ -68,18 +68,17 @@ export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONSAFEPATH=1 # a jobs/ or pipeline/ in the caller's folder is not ours
 python=$venv/bin/python
 job=${1:-}; [ $# -eq 0 ] || shift
-# ranked JOB [ARGUMENTS]: a job of several ranks
+# ranked MODULE [JOB] ARGUMENTS: what starts several ranks
 ranked() {
-  local job=$1; shift
   export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( cores > ranks ? cores / ranks : 1 ))}
-  exec "$python" -m jobs.launch "$job" --nproc-per-node "$ranks" "$@"
+  exec "$python" -m "$@"
 }
 
 case $job in
   "")
     setup_all
     "$python" -m jobs.generate --out runs/generated/events
-    ranked train "$root/jobs/configs/generated.yaml" ;;
+    ranked jobs.launch train --nproc-per-node "$ranks" "$root/jobs/configs/generated.yaml" ;;
   test)
     # two files of tests at a time: each waits for ranks and launchers as long as it computes
     setup_all dev; cd "$root"; exec "$python" -m pytest -n "$(( cores > 1 ? 2 : 0 ))" --dist loadfile "$@" ;;
@@ -89,7 +88,9 @@ case $job in
   help|-h|--help)
     setup_all; exec "$python" -m jobs ;;
   train|score)
-    setup_all; ranked "$job" "$@" ;;
+    setup_all; ranked jobs.launch "$job" --nproc-per-node "$ranks" "$@" ;;
+  daily)
+    setup_all; ranked jobs.daily --nproc-per-node "$ranks" "$@" ;;
   *)
     [ -f "$root/jobs/$job.py" ] || { echo "error: no job '$job'; ./launch.sh help lists them" >&2; exit 2; }
     setup_all

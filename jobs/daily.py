@@ -13,25 +13,32 @@ the next begins; the same command goes on from there, and does nothing for a day
 """
 
 import argparse
+import contextlib
+import dataclasses
 import datetime
 import sys
+from typing import TYPE_CHECKING, Any
 
-from pipeline.daily.lease import Held, Lease, Lost
-from pipeline.daily.ledger import skip, skipped
-from pipeline.registry import Registry
-
-from jobs.failure import reported
+from jobs.failure import message, reported
+from pipeline.daily.checks import check_accepted
 from pipeline.daily.day import code_of, ended_line, open_ledger, reasons, run_day, tracked
 from pipeline.daily.documents import settled
+from pipeline.daily.lease import Held, Lease, Lost
+from pipeline.daily.ledger import Ledger, skip, skipped
+from pipeline.daily.nodes import Leader, Nodes, follow
 from pipeline.daily.place import Place, latest
 from pipeline.daily.process import Runner, StoppedError
 from pipeline.daily.span import first_open
-from pipeline.daily.work import REFUSED, STOPPED, DayEndedError, Work
+from pipeline.daily.work import LATE, REFUSED, STOPPED, DayEndedError, Work
 from pipeline.data.vocabulary_lookup import fingerprints
+from pipeline.registry import Registry
 from schemas.errors import InputError
 from schemas.events import DayRange
 from schemas.job import JobConfig
 from schemas.load import load_job
+
+if TYPE_CHECKING:
+    from pipeline.daily.alerts import Kind
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,7 +75,9 @@ def _date(text: str) -> datetime.date:
 
 def arguments_of(argv: list[str]) -> tuple[list[str], argparse.Namespace]:
     """Torchrun's flags, which stand before the configuration, and the rest. Raises InputError."""
-    at = next((i for i, word in enumerate(argv) if word.endswith((".yaml", ".yml"))), 0)
+    at = next((i for i, word in enumerate(argv) if word.endswith((".yaml", ".yml"))), None)
+    if at is None:
+        parser().parse_args([word for word in argv if word in ("-h", "--help")] or ["--help"])
     flags, words = argv[:at], argv[at:]
     settings = [word for word in words if "=" in word and not word.startswith("-")]
     out = parser().parse_intermixed_args([word for word in words if word not in settings])
@@ -85,6 +94,7 @@ def arguments_of(argv: list[str]) -> tuple[list[str], argparse.Namespace]:
         raise InputError("--skip: say why with --because; the lineage of every later model tells it")
     if out.again and out.first is not None:
         raise InputError("--again: one day at a time, with --date")
+    check_accepted(set(out.accept))
     if out.accept and out.first is not None:
         raise InputError("--accept: one day at a time, with --date")
     return flags, out
@@ -118,23 +128,44 @@ def say(text: str) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command and returns its exit code; raises InputError."""
     flags, arguments = arguments_of(sys.argv[1:] if argv is None else argv)
+    nodes = Nodes.of_flags(flags)
     job = load(arguments)
+    assert job.daily is not None
     registry = Registry(job.output, job.data.storage)
     if arguments.skip is not None:
         return _skip(job, arguments)
-    days = days_of(arguments, job, registry)
-    if not arguments.again and all(_told(job, day) is not None for day in days):
-        return _finished(job, days)
-    assert job.daily is not None
     runner = Runner(flags)
+    if nodes.rank:
+        runner.install()
+        return _follow(job, runner)
+    days = days_of(arguments, job, registry)
+    if not arguments.again and nodes.count == 1 and all(_told(job, day) is not None for day in days):
+        return _finished(job, days)
     runner.install()
     what = str(days[0]) if len(days) == 1 else f"{days[0]} to {days[-1]}"
     lease = Lease(job.output, job.daily.lease_seconds, what, on_lost=lambda why: runner.stop(why, kill=True))
     try:
         with lease:
-            return _run(job, registry, runner, lease, arguments, days)
+            leader = Leader(job.output, lease.term) if nodes.count > 1 else None
+            run = Run(job, registry, runner, lease, arguments, leader)
+            code = 1
+            try:
+                code = run.days(days)
+            finally:
+                if leader is not None:
+                    leader.end(code)
+            return code
     except Held as held:
         say(str(held))
+        return STOPPED
+
+
+def _follow(job: JobConfig, runner: Runner) -> int:
+    assert job.daily is not None
+    try:
+        return follow(job.output, runner, max(job.daily.lease_seconds, job.train.timeout_seconds), say)
+    except StoppedError as stopped:
+        print(f"{stopped}; the same command goes on", file=sys.stderr)
         return STOPPED
 
 
@@ -164,72 +195,78 @@ def _skip(job: JobConfig, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _run(
-    job: JobConfig,
-    registry: Registry,
-    runner: Runner,
-    lease: Lease,
-    arguments: argparse.Namespace,
-    days: list[datetime.date],
-) -> int:
-    worst = 0
-    for day in days:
-        if not arguments.again and (code := _told(job, day)) is not None:
-            _finished(job, [day])
-        else:
-            code = _run_day(job, registry, runner, lease, arguments, day)
-        if code not in (0, REFUSED):
-            return code
-        worst = max(worst, code)
-    return worst
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One invocation, under the lease."""
 
+    job: JobConfig
+    registry: Registry
+    runner: Runner
+    lease: Lease
+    arguments: argparse.Namespace
+    leader: Leader | None
 
-def _run_day(
-    job: JobConfig,
-    registry: Registry,
-    runner: Runner,
-    lease: Lease,
-    arguments: argparse.Namespace,
-    day: datetime.date,
-) -> int:
-    # here and not above: a mistake, or a day that is done, must not cost the seconds these take
-    from pipeline.daily.alerts import Alerts
+    def days(self, days: list[datetime.date]) -> int:
+        """Each in turn, up to the first that comes to no end; the exit code of all."""
+        assert self.job.daily is not None
+        worst = 0
+        for day in days:
+            if not self.arguments.again and (code := _told(self.job, day)) is not None:
+                _finished(self.job, [day])
+            else:
+                code = self.day(day)
+            if code == LATE and self.job.daily.missing_days == "skip" and day != days[-1]:
+                continue  # the next day leaves it out, and says so
+            if code not in (0, REFUSED):
+                return code
+            worst = max(worst, code)
+        return worst
 
-    from pipeline.tracking import Tracking
+    def day(self, day: datetime.date) -> int:
+        """One day; its exit code."""
+        # here and not above: a mistake, or a day that is done, must not cost the seconds these take
+        from pipeline.daily.alerts import Alerts
+        from pipeline.tracking import Tracking
 
-    assert job.daily is not None
-    place = latest(job.output, day)
-    if arguments.again and open_ledger(place).done():
-        place = Place(place.root, day, place.attempt + 1)
-    tracking = Tracking(job, "daily", {"day": str(day), "attempt": place.attempt})
-    alerts = Alerts(job.daily.alerts, job.name, tracking)
-    work = Work(job, place, open_ledger(place), registry, runner, alerts, set(arguments.accept), say)
-    code = 1
-    try:
-        code = run_day(work, lease, say)
-        tracking.values(work.done["train"]["samples"], tracked(work))
-        if code == REFUSED:
-            alerts.send(
-                "refused_gate",
-                day,
-                f"{job.name} {day}: refused",
-                reasons(work.done),
-                {"verdict": work.done["gate"]["verdict"]},
-            )
-            say(f"{place.key}  refused by the gate\n{reasons(work.done)}")
-    except DayEndedError as ended:
-        code = ended.code
-        alerts.send(ended.kind, day, f"{job.name} {day}: {ended.kind.replace('_', ' ')}", ended.text, ended.facts)
-        print(f"error: {day}: {ended.kind.replace('_', ' ')}\n{ended.text}", file=sys.stderr)
-    except (StoppedError, Lost) as stopped:
-        code = STOPPED
-        print(f"{day}: {stopped}; the same command goes on from there", file=sys.stderr)
-    except InputError as error:
-        alerts.send("failed_run", day, f"{job.name} {day}: failed", str(error), {})
-        raise
-    finally:
-        tracking.finish(code not in (0, REFUSED))
-    return code
+        job, place = self.job, latest(self.job.output, day)
+        assert job.daily is not None
+        if self.arguments.again and open_ledger(place).done():
+            place = Place(place.root, day, place.attempt + 1)
+        ledger = Ledger(place.root, day, place.attempt, self.lease.term, job.data.storage)
+        tracking = Tracking(job, "daily", {"day": str(day), "attempt": place.attempt})
+        alerts = Alerts(job.daily.alerts, job.name, tracking)
+        accepted = set(self.arguments.accept)
+        work = Work(job, place, ledger, self.registry, self.runner, alerts, accepted, say, self.leader)
+        code = 1
+        try:
+            code = run_day(work, self.lease, say)
+            tracking.values(work.done["train"]["samples"], tracked(work))
+            if code == REFUSED:
+                why, facts = reasons(work.done), {"verdict": work.done["gate"]["verdict"]}
+                say(f"{place.key}  refused by the gate\n{why}")
+                self._alert(work, "refused_gate", why, facts)
+        except DayEndedError as ended:
+            code = ended.code
+            print(f"error: {day}: {ended.kind.replace('_', ' ')}\n{ended.text}", file=sys.stderr, flush=True)
+            self._alert(work, ended.kind, ended.text, ended.facts)
+        except (StoppedError, Lost) as stopped:
+            code = STOPPED
+            print(f"{day}: {stopped}; the same command goes on from there", file=sys.stderr, flush=True)
+        except Exception as error:
+            self._alert(work, "failed_run", message(error), {})
+            raise
+        finally:
+            tracking.finish(code not in (0, REFUSED))
+        return code
+
+    def _alert(self, work: Work, kind: "Kind", text: str, facts: dict[str, Any]) -> None:
+        """Tells people, and writes down whether that went well."""
+        told = work.alerts.send(kind, str(work.day), kind.replace("_", " "), text, facts)
+        for line in told:
+            if line.startswith("webhook: not sent"):
+                say(f"alert: {line}")
+        with contextlib.suppress(InputError):  # what went wrong may be the storage
+            work.ledger.note("alert", {"alert": kind, "text": text, "told": told})
 
 
 if __name__ == "__main__":

@@ -109,14 +109,10 @@ def patiently(act: Callable[[], T], storage: StorageConfig, what: str, done: str
     raise AssertionError("the last attempt returns or raises")
 
 
-def given_up(what: str, attempts: int, error: BaseException, done: str = "read") -> InputError:
+def given_up(what: str, attempts: int, error: BaseException, done: str = "read") -> UnansweredError:
     """The failure of the last attempt, in the user's words."""
     tries = f"{attempts} attempts" if attempts > 1 else "1 attempt"
-    return InputError(f"{what}: cannot be {done} after {tries} ({reason(error)}); {REMEDY}")
-def given_up(what: str, attempts: int, error: BaseException) -> UnansweredError:
-    """The failure of the last attempt, in the user's words."""
-    tries = f"{attempts} attempts" if attempts > 1 else "1 attempt"
-    return UnansweredError(f"{what}: cannot be read after {tries} ({reason(error)}); {REMEDY}")
+    return UnansweredError(f"{what}: cannot be {done} after {tries} ({reason(error)}); {REMEDY}")
 
 
 def pause(attempt: int, storage: StorageConfig) -> None:

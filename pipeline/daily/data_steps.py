@@ -1,13 +1,12 @@
 """The steps of a day that look at its rows: wait, validate, freeze, vocabulary."""
 
 import datetime
-from typing import Any
 
-from pipeline.daily.checks import check_day
+from pipeline.daily.checks import Finding, check_day, passed
 from pipeline.daily.ledger import Ledger, days
 from pipeline.daily.place import DAY_MANIFEST, TRAIN_MANIFEST, Place, get, latest, put
 from pipeline.daily.span import span_of
-from pipeline.daily.statistics import DayStatistics, day_statistics
+from pipeline.daily.statistics import DayStatistics, day_statistics, edges_of
 from pipeline.daily.wait import Late, wait_for_day
 from pipeline.daily.work import INVALID, LATE, DayEndedError, Facts, Work
 from pipeline.data.files import Listed, list_days, plan, plan_files
@@ -35,15 +34,15 @@ def validate(work: Work) -> Facts:
     manifest = plan(work.job, work.own_day)
     put(work.place.url(DAY_MANIFEST), manifest.to_bytes())
     recent = recent_statistics(work)
-    today = day_statistics(work.job, work.day, manifest, recent, work.say)
+    today = day_statistics(work.job, work.day, manifest, work.say, edges_of(recent))
     findings = check_day(work.job, work.daily.checks, today, recent, work.accepted)
     refuse(work, findings)
     work.say(f"{manifest.rows:,} rows against {len(recent)} recent days: passed")
     return {
         "manifest": manifest.fingerprint,
         "recent": [str(s.day) for s in recent],
-        "accepted": [f.words for f in findings],
-        "statistics": today.to_json(),
+        "accepted": [finding.words for finding in findings],
+        "statistics": passed(today, findings).to_json(),
     }
 
 
@@ -59,17 +58,14 @@ def recent_statistics(work: Work) -> list[DayStatistics]:
     return found[::-1]
 
 
-def refuse(work: Work, findings: list[Any]) -> None:
+def refuse(work: Work, findings: list[Finding]) -> None:
     """Ends the day where a finding stands that nobody accepted; says those that were."""
     for finding in findings:
         if finding.accepted:
             work.say(f"accepted: {finding.words}")
     standing = [finding for finding in findings if not finding.accepted]
     if standing:
-        words = "\n".join(
-            f"  {finding.rule}{f':{finding.subject}' if finding.subject else ''}: {finding.words}"
-            for finding in standing
-        )
+        words = "\n".join(f"  {finding.word}: {finding.words}" for finding in standing)
         told = [{"rule": f.rule, "subject": f.subject, "words": f.words} for f in standing]
         raise DayEndedError(INVALID, "failed_validation", words, {"findings": told})
 
@@ -137,16 +133,18 @@ def _report(work: Work, late: dict[datetime.date, list[str]]) -> None:
     if not late:
         return
     names = [name for files in late.values() for name in files]
-    words = f"{len(names)} file(s) came after their day was frozen: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+    some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    words = f"{len(names)} file{'s' * (len(names) > 1)} came after their day was frozen: {some}"
     if work.daily.late_files == "refuse":
         raise DayEndedError(
             LATE,
             "late_files",
-            f"{words}; daily.late_files=refuse: take them away, or set it to report (left out) or train (with this day)",
+            f"{words}; daily.late_files is refuse: take them away, or set it to report (left out) or train (with this "
+            "day)",
         )
     before = [name for day, files in late.items() if day < work.day for name in files]
     work.say(f"{words}; {'trained with this day' if work.daily.late_files == 'train' and before else 'left out'}")
-    work.alerts.send("late_files", work.day, f"late files, {work.day}", words, {"files": names})
+    work.alerts.send("late_files", str(work.day), "late files", words, {"files": names})
 
 
 def vocabulary(work: Work) -> Facts:
@@ -158,7 +156,9 @@ def vocabulary(work: Work) -> Facts:
     manifest = from_bytes(get(url), filesystem(work.job.data.path, work.job.data.storage)[1], url)
     first = datetime.date.fromisoformat(work.done["freeze"]["first"])
     span = DayRange(**{"from": first, "to": work.day})
-    grown = grow(work.current_job(), span, manifest, work.place.url("vocabulary"), growth.min_count, work.say)
+    grown = grow(
+        work.current_job(), span, manifest, work.place.url("vocabulary"), growth.min_count, lambda progress: None
+    )
     for table, told in grown.items():
         more = f", {told.no_room:,} found no room: raise tables.{table}.rows" if told.no_room else ""
         work.say(f"{table}: {told.before:,} -> {told.after:,} values{more}; {told.unknown:.2%} of look-ups unknown")

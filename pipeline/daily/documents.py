@@ -44,13 +44,12 @@ def commit_of(model: Model) -> Commit:
 
 def with_vocabularies(job: JobConfig, paths: dict[str, str]) -> JobConfig:
     """The job with its features' vocabularies, by table."""
-    features = [
-        feature.model_copy(update={"vocabulary": paths[feature.table_name]})
-        if getattr(feature, "vocabulary", None) and feature.table_name in paths  # type: ignore[union-attr]
-        else feature
-        for feature in job.features
-    ]
-    return job.model_copy(update={"features": features})
+    grown = {
+        feature.name: feature.model_copy(update={"vocabulary": paths[feature.table_name]})
+        for feature in job.valued
+        if feature.vocabulary and feature.table_name in paths
+    }
+    return job.model_copy(update={"features": [grown.get(feature.name, feature) for feature in job.features]})
 
 
 def vocabularies_of(config: dict[str, Any]) -> dict[str, str]:
@@ -70,7 +69,7 @@ def day_job(job: JobConfig, place: Place, name: str, output: str) -> JobConfig:
 
 
 def training_job(job: JobConfig, place: Place, first: datetime.date, champion: Model | None) -> JobConfig:
-    """The challenger's training: from the champion where there is one, on the frozen manifest without its held-out rows.
+    """The challenger's training: from the champion where there is one, on the frozen manifest.
 
     Raises InputError where the structure differs in what `daily.changes` does not name.
     """

@@ -216,6 +216,18 @@ class Lease:
                     self._patient.fs.rm_file(f"{self._patient.root}/{file}")
 
 
+def term_at_work(root_url: str, storage: StorageConfig | None = None) -> int | None:
+    """The term under which somebody is at work now; None where nobody is."""
+    look = Lease(root_url, BEATS, "a look", storage=storage)
+    newest = _newest(look._patient)
+    try:
+        if newest is not None:
+            look._refuse_held(newest)
+    except Held:
+        return newest
+    return None
+
+
 def _newest(records: Records) -> int | None:
     return max((int(match[1]) for match in map(_TERM.fullmatch, records.entries()) if match), default=None)
 

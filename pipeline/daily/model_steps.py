@@ -44,7 +44,7 @@ def train(work: Work) -> Facts:
         refuse(work, check_champion(work.job, checks, work.done["score"]["tasks"], recent, work.accepted))
     first = datetime.date.fromisoformat(work.done["freeze"]["first"])
     job = training_job(work.grown_job(), work.place, first, work.champion())
-    _run(work, job, ())
+    _run(work, job, "train")
     store = CheckpointStore(f"{job.output}/checkpoints")
     commit = store.newest()
     assert commit is not None, job.output
@@ -71,14 +71,15 @@ def evaluate(work: Work) -> Facts:
 
 def gate(work: Work) -> Facts:
     """The verdict, and its file."""
-    from pipeline.gate.slices import column_of_rows, slice_masks
+    from pipeline.gate.rows import column_of_rows
+    from pipeline.gate.slices import slice_masks
     from pipeline.gate.verdict import judge, lines, write_verdict
 
     job, settings, manifest = work.job, work.daily.gate, manifest_of(work, work.place)
     held = work.place.url("held")
     challenger = read_predictions(held, "challenger")
     champion = None if work.span.champion is None else read_predictions(held, "champion")
-    masks = slice_masks(job, settings, manifest, work.day, challenger.row_N)
+    masks = slice_masks(job, settings, manifest, work.day, challenger.row_N, work.say)
     assert job.data.holdout is not None
     user_N = column_of_rows(job, manifest, job.data.holdout.column, challenger.row_N)
     verdict = judge(job, settings, champion, challenger, masks, user_N, work.day.toordinal())
@@ -89,7 +90,7 @@ def gate(work: Work) -> Facts:
         "rows": len(challenger.row_N),
         "manifest": manifest.fingerprint,
     }
-    write_verdict(work.place.url(VERDICT), verdict, about)
+    write_verdict(work.place.folder, verdict, about)
     for line in lines(verdict):
         work.say(line)
     return {"blessed": verdict.blessed, "reasons": verdict.reasons, "verdict": work.place.url(VERDICT)}
@@ -135,7 +136,7 @@ def retention(work: Work) -> Facts:
 def _scored(work: Work, job: JobConfig) -> dict[str, Any]:
     """Scores the job's models; every task's metrics by model."""
     assert job.score is not None
-    _run(work, job, ("score",))
+    _run(work, job, "score")
     out = {}
     for name in job.score.models:
         told = scored(job.score.out, name)
@@ -144,13 +145,11 @@ def _scored(work: Work, job: JobConfig) -> dict[str, Any]:
     return out
 
 
-def _run(work: Work, job: JobConfig, kind: tuple[str, ...]) -> None:
+def _run(work: Work, job: JobConfig, kind: str) -> None:
     document = to_yaml(job)
-    put(
-        f"{work.place.folder}/{job.name.removeprefix(f'{work.job.name}.{work.place.key}').lstrip('.') or 'challenger'}.yaml",
-        document,
-    )
-    code = work.runner.run(kind, document)
+    put(f"{work.place.folder}/{job.output.rsplit('/', 1)[-1]}.yaml", document)
+    meeting = work.leader.announce(kind, document) if work.leader else ()
+    code = work.runner.run(kind, document, meeting)
     if code != 0:
         raise DayEndedError(
             code if code in (1, 2) else 1,

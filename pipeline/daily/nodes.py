@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from pipeline.daily.lease import Lease
+from pipeline.daily.lease import term_at_work
 from pipeline.daily.place import get, put
 from pipeline.daily.process import Runner, StoppedError
 from pipeline.storage import filesystem
@@ -35,7 +35,7 @@ class Nodes:
     def of_flags(cls, flags: Sequence[str]) -> "Nodes":
         """From torchrun's flags, or the environment that Kubeflow's operators set for it. Raises InputError."""
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        parser.add_argument("--nnodes", "--nnodes_", default=os.environ.get("PET_NNODES", "1"))
+        parser.add_argument("--nnodes", default=os.environ.get("PET_NNODES", "1"))
         parser.add_argument("--node-rank", "--node_rank", default=os.environ.get("PET_NODE_RANK", "0"))
         known, _ = parser.parse_known_args(list(flags))
         count = str(known.nnodes).partition(":")[2] or str(known.nnodes)
@@ -49,13 +49,13 @@ class Nodes:
 class Leader:
     """Announces each torchrun step of node 0."""
 
-    def __init__(self, root: str, term: Callable[[], int]) -> None:
+    def __init__(self, root: str, term: int) -> None:
         self._url, self._term = f"{root}/at-work.json", term
 
-    def announce(self, kind: Sequence[str], job_yaml: bytes) -> list[str]:
+    def announce(self, kind: str, job_yaml: bytes) -> list[str]:
         """Tells the others; the flags by which all meet."""
         token = secrets.token_hex(8)
-        self._put({"token": token, "kind": list(kind), "job": job_yaml.decode()})
+        self._put({"token": token, "kind": kind, "job": job_yaml.decode()})
         return ["--rdzv-id", token]
 
     def end(self, code: int) -> None:
@@ -63,7 +63,7 @@ class Leader:
         self._put({"token": secrets.token_hex(8), "code": code})
 
     def _put(self, told: dict[str, Any]) -> None:
-        put(self._url, json.dumps(told | {"term": self._term()}).encode())
+        put(self._url, json.dumps(told | {"term": self._term}).encode())
 
 
 def follow(root: str, runner: Runner, patience: float, say: Callable[[str], None]) -> int:
@@ -71,17 +71,17 @@ def follow(root: str, runner: Runner, patience: float, say: Callable[[str], None
 
     Raises StoppedError where this node was told to stop, or no leader was at work for `patience` seconds.
     """
-    seen = _read(root).get("token") if not Lease.term_at_work(root) else None
+    seen = _read(root).get("token") if not term_at_work(root) else None
     waited_since = time.monotonic()
     while True:
         runner.check()
-        term, told = Lease.term_at_work(root), _read(root)
+        term, told = term_at_work(root), _read(root)
         fresh = told.get("token") not in (None, seen)
         if fresh and "code" in told:
             return int(told["code"])
         if fresh and told["term"] == term:
             seen, waited_since = told["token"], time.monotonic()
-            say(f"joining {' '.join(told['kind']) or 'train'} {seen}")
+            say(f"joining {told['kind']} {seen}")
             runner.run(told["kind"], told["job"].encode(), ["--rdzv-id", seen])
             waited_since = time.monotonic()
         elif term is not None:

@@ -13,7 +13,7 @@ from typing import Any
 
 STOPPED = 75
 LAUNCHER = "jobs.launch"
-"""What `./launch.sh train` runs."""
+"""What `./launch.sh train` and `score` run."""
 
 
 class StoppedError(Exception):
@@ -39,13 +39,16 @@ class Runner:
         if self.stopped_by:
             raise StoppedError(self.stopped_by)
 
-    def run(self, kind: Sequence[str], job_yaml: bytes) -> int:
-        """Runs `jobs.launch KIND FLAGS job.yaml` to its end; its exit code. Raises StoppedError if it was stopped."""
+    def run(self, kind: str, job_yaml: bytes, meeting: Sequence[str] = ()) -> int:
+        """Runs `jobs.launch KIND FLAGS job.yaml` to its end; its exit code. Raises StoppedError if it was stopped.
+
+        `meeting`: more flags, by which the nodes of this one run meet.
+        """
         self.check()
         with tempfile.TemporaryDirectory(prefix="fulcrum-day-") as folder:
             path = Path(folder) / "job.yaml"
             path.write_bytes(job_yaml)
-            command = [sys.executable, "-m", LAUNCHER, *kind, *self._flags, str(path)]
+            command = [sys.executable, "-m", LAUNCHER, kind, *self._flags, *meeting, str(path)]
             sys.stdout.flush()
             # a session of its own: Ctrl-C comes to this process, which passes it on once
             self._child = subprocess.Popen(

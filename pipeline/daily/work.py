@@ -3,11 +3,11 @@
 import dataclasses
 import datetime
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pipeline.daily.alerts import Alerts
 from pipeline.daily.documents import vocabularies_of, with_vocabularies
 from pipeline.daily.ledger import Ledger
+from pipeline.daily.nodes import Leader
 from pipeline.daily.place import Place
 from pipeline.daily.process import Runner
 from pipeline.daily.span import Span
@@ -17,6 +17,9 @@ from schemas.errors import InputError
 from schemas.events import DayRange
 from schemas.job import JobConfig
 
+if TYPE_CHECKING:  # it brings torch along
+    from pipeline.daily.alerts import Alerts, Kind
+
 PROMOTED, REFUSED, INVALID, LATE, STOPPED = 0, 3, 4, 5, 75
 """Exit codes."""
 Facts = dict[str, Any]
@@ -25,7 +28,7 @@ Facts = dict[str, Any]
 class DayEndedError(Exception):
     """The day ends here for now: its step was not committed, and a later run tries it again."""
 
-    def __init__(self, code: int, kind: str, text: str, facts: Facts | None = None) -> None:
+    def __init__(self, code: int, kind: "Kind", text: str, facts: Facts | None = None) -> None:
         super().__init__(text)
         self.code, self.kind, self.text, self.facts = code, kind, text, facts or {}
 
@@ -39,10 +42,12 @@ class Work:
     ledger: Ledger
     registry: Registry
     runner: Runner
-    alerts: Alerts
+    alerts: "Alerts"
     accepted: set[str]
     """Rules of the checks that a person accepts for this day."""
     say: Callable[[str], None]
+    leader: Leader | None = None
+    """Of several nodes."""
     done: dict[str, Facts] = dataclasses.field(default_factory=dict)
     """Facts of the steps committed so far."""
 

@@ -39,8 +39,6 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 
-class MissingDayError(InputError):
-    """A day that is not there, not complete or empty."""
 class AbsentError(InputError):
     """A day that may still come: no folder, no marker, no file or no row."""
 
@@ -107,7 +105,7 @@ def list_days(job: JobConfig, days: DayRange, may_lack: Collection[datetime.date
     def files(day: datetime.date) -> list[Listed]:
         try:
             return _day_files(job, fs, root, day)
-        except MissingDayError:
+        except AbsentError:
             if day in may_lack:
                 return []
             raise
@@ -269,13 +267,6 @@ def _day_files(job: JobConfig, fs: Any, root: str, day: datetime.date) -> list[L
     except (FileNotFoundError, NotADirectoryError):
         if not fs.exists(root):
             raise InputError(f"data.path: no such path '{job.data.path}'; name the root of an event log") from None
-        raise MissingDayError(
-            f"{folder}: the day {day} is missing; write it or change data.train / data.eval"
-        ) from None
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be listed ({reason(error)}); see whether you may read it") from error
-    if job.data.require_success and SUCCESS_MARKER not in {file.path for file in entries}:
-        raise MissingDayError(
         raise AbsentError(f"{folder}: the day {day} is missing; write it or change data.train / data.eval") from None
     except OSError as error:
         raise InputError(f"{folder}: cannot be listed ({reason(error)}); see whether you may read it") from error
@@ -288,9 +279,6 @@ def _day_files(job: JobConfig, fs: Any, root: str, day: datetime.date) -> list[L
         (f for f in entries if f.path.endswith(".parquet") and not f.path.startswith((".", "_"))), key=lambda f: f.path
     )
     if not files:
-        raise MissingDayError(
-            f"{folder}: an empty partition, no .parquet file; write the day or leave it out of the range"
-        )
         raise AbsentError(f"{folder}: an empty partition, no .parquet file; write the day or leave it out of the range")
     return [Listed(f"{name}/{file.path}", file.bytes, file.etag) for file in files]
 

@@ -18,7 +18,7 @@ from tests.distributed.command import SECONDS, environment
 from tests.logs import set_key, small_config, write_config, write_log
 
 DAYS = [str(datetime.date(2026, 1, 1) + datetime.timedelta(n)) for n in range(6)]
-ROWS = 400
+ROWS = 600
 SITE = """
 import subprocess
 import types
@@ -47,7 +47,7 @@ class Daily:
         write_log(folder / "log", days, ROWS)
         config: dict[str, Any] = small_config("log", "root", days[:1])
         config["data"].pop("eval", None)
-        config["data"] |= {"holdout": {"share": 0.3}}
+        config["data"] |= {"holdout": {"share": 0.6}}
         config["train"] |= {"batch_size": 64, "log_every": 1000, "checkpoint_every": 2}
         config["daily"] = {"checks": {"min_days": 3}, "gate": {"resamples": 100}}
         for key, value in settings.items():
