@@ -105,7 +105,7 @@ def days_of(arguments: argparse.Namespace, job: JobConfig, registry: Registry) -
     last = arguments.last or arguments.date or _date("yesterday")
     first = arguments.first or last
     if arguments.catch_up:
-        first = min(first, first_open(job, job.output, registry, first))
+        first = min(first, first_open(job.output, registry, first))
     return DayRange(**{"from": first, "to": last}).days()
 
 

@@ -25,7 +25,7 @@ def wait(work: Work) -> Facts:
         arrived = wait_for_day(work.job, work.day, work.daily.wait, work.say)
     except Late as late:
         raise DayEndedError(LATE, "late_data", str(late)) from late
-    work.say(f"{arrived.files:,} files, {arrived.rows:,} rows")
+    work.say(f"{arrived.files:,} file{'s' * (arrived.files != 1)}, {arrived.rows:,} rows")
     return {"files": arrived.files, "rows": arrived.rows, "waited_seconds": arrived.waited, "span": span.facts()}
 
 
@@ -37,7 +37,7 @@ def validate(work: Work) -> Facts:
     today = day_statistics(work.job, work.day, manifest, work.say, edges_of(recent))
     findings = check_day(work.job, work.daily.checks, today, recent, work.accepted)
     refuse(work, findings)
-    work.say(f"{manifest.rows:,} rows against {len(recent)} recent days: passed")
+    work.say(f"{manifest.rows:,} rows against {len(recent)} recent day{'s' * (len(recent) != 1)}: passed")
     return {
         "manifest": manifest.fingerprint,
         "recent": [str(s.day) for s in recent],

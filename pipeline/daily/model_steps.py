@@ -42,6 +42,8 @@ def train(work: Work) -> Facts:
     if work.done["score"]["tasks"]:
         recent = recent[-checks.recent_days :]
         refuse(work, check_champion(work.job, checks, work.done["score"]["tasks"], recent, work.accepted))
+    from pipeline.tracking import git_revision  # here: it brings torch along
+
     first = datetime.date.fromisoformat(work.done["freeze"]["first"])
     job = training_job(work.grown_job(), work.place, first, work.champion())
     _run(work, job, "train")
@@ -54,6 +56,7 @@ def train(work: Work) -> Facts:
         "sha256": note(store.read(commit.name, MANIFEST)).sha256,
         "step": commit.progress.step,
         "samples": commit.progress.samples,
+        "git": git_revision(),
         "config": config,
         "config_fingerprint": fingerprint(config),
     }
@@ -110,7 +113,7 @@ def promote(work: Work) -> Facts:
         manifest=work.done["freeze"]["manifest"],
         config=told["config"],
         config_fingerprint=told["config_fingerprint"],
-        git=told.get("git"),
+        git=told["git"],
         metrics=work.done["evaluate"]["challenger"],
         verdict=verdict["verdict"],
     )

@@ -2,13 +2,13 @@
 
 import dataclasses
 import datetime
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from pipeline.daily.ledger import Ledger, skip, skipped
 from pipeline.daily.place import latest
 from pipeline.registry import Registry
 from schemas.errors import InputError
-from schemas.events import DayRange
 from schemas.job import JobConfig
 
 ONE = datetime.timedelta(1)
@@ -61,49 +61,49 @@ def span_of(job: JobConfig, root: str, registry: Registry, day: datetime.date) -
         first = job.data.train.first
         if day < first:
             raise InputError(f"{day}: lies before data.train.from ({first}), where the first champion's days begin")
-        days = DayRange(**{"from": first, "to": day}).days()
-        return Span(
-            None, number, _named(d for d in days if d not in left_out), _named(d for d in days if d in left_out)
-        )
-    trained = [d for model in registry.lineage(champion.name) for d in (*model.days, *model.skipped)]
-    last = datetime.date.fromisoformat(max(trained))
+        span = [first + ONE * n for n in range((day - first).days + 1)]
+        return Span(None, number, _named(span, without=left_out), _named(span, within=left_out))
+    last = trained_up_to(registry, champion.name)
     if day <= last:
         raise InputError(
             f"{day}: champion {champion.name} was trained up to {last}, and days are trained in order; roll back to a "
             f"champion before it to train it anew (./launch.sh registry {root} rollback)"
         )
     between = [last + ONE * n for n in range(1, (day - last).days)]
-    open_days = [d for d in between if d not in left_out and not finished(root, d)]
-    if open_days and job.daily.missing_days == "refuse":
-        names = ", ".join(_named(open_days))
+    still_open = [d for d in between if d not in left_out and not finished(root, d)]
+    if still_open and job.daily.missing_days == "refuse":
         raise InputError(
-            f"{day}: champion {champion.name} was trained up to {last}, and {names} came to no end; train them first "
-            f"(--from {open_days[0]} --to {day}), or leave them out for good (--skip {open_days[0]} --because WHY; "
-            "daily.missing_days=skip does so by itself)"
+            f"{day}: champion {champion.name} was trained up to {last}, and {', '.join(map(str, still_open))} came to "
+            f"no end; train them first (--from {still_open[0]} --to {day}), or leave them out for good (--skip "
+            f"{still_open[0]} --because WHY; daily.missing_days=skip does so by itself)"
         )
-    for missing in open_days:
-        skip(root, missing, f"daily.missing_days=skip, when {day} was begun")
-    out = {*left_out, *open_days}
+    for missing in still_open:
+        skip(root, missing, f"daily.missing_days is skip, when {day} was begun")
+    out = {*left_out, *still_open}
     if job.daily.refused_days == "leave_out":
         out |= set(between)
-    return Span(
-        champion.name,
-        number,
-        _named(d for d in [*between, day] if d not in out),
-        _named(d for d in between if d in out),
-    )
+    return Span(champion.name, number, _named([*between, day], without=out), _named(between, within=out))
 
 
-def _named(days: Any) -> list[str]:
-    return [str(day) for day in days]
-
-
-def first_open(job: JobConfig, root: str, registry: Registry, day: datetime.date) -> datetime.date:
+def first_open(root: str, registry: Registry, day: datetime.date) -> datetime.date:
     """The first day since the champion's that came to no end and was not skipped; `day` where there is none."""
     champion, left_out = registry.champion(), skipped(root)
     if champion is None:
         return day
-    trained = [d for model in registry.lineage(champion.name) for d in (*model.days, *model.skipped)]
-    last = datetime.date.fromisoformat(max(trained))
+    last = trained_up_to(registry, champion.name)
     between = [last + ONE * n for n in range(1, (day - last).days)]
     return next((d for d in between if d not in left_out and not finished(root, d)), day)
+
+
+def trained_up_to(registry: Registry, name: str) -> datetime.date:
+    """The last day that a model's lineage trained on, or left out."""
+    days = [day for model in registry.lineage(name) for day in (*model.days, *model.skipped)]
+    return datetime.date.fromisoformat(max(days))
+
+
+def _named(
+    days: Sequence[datetime.date],
+    without: Collection[datetime.date] = (),
+    within: Collection[datetime.date] | None = None,
+) -> list[str]:
+    return [str(day) for day in days if day not in without and (within is None or day in within)]
