@@ -5,6 +5,7 @@ Which run wrote it stands in its metadata (pipeline/predictions.py).
 """
 
 import contextlib
+import functools
 import os
 from types import TracebackType
 from typing import Any
@@ -85,14 +86,15 @@ class PredictionFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None or self._sink.closed:
+        if kind is None:
             return
-        with contextlib.suppress(Exception):  # the failure that brought us here is the one to tell
-            if self._local:
-                self._sink.close()
-                os.unlink(self._draft)
-            else:
-                self._sink.discard()
+        # one after another, whatever fails: the failure that brought us here is the one to tell
+        steps = [self._writer.close, self._sink.close if self._local else self._sink.discard]
+        for step in [*steps, *([functools.partial(os.unlink, self._draft)] if self._local else [])]:
+            with contextlib.suppress(Exception):
+                step()
+        if not self._local:
+            self._sink.closed = True  # else its own end would upload what is left
 
     @contextlib.contextmanager
     def _told(self) -> Any:
