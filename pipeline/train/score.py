@@ -74,7 +74,7 @@ def _score(
             rows,
             sharded,
             ranks,
-            lambda done, speed: say(evaluation_line(done, rows.rows, speed)),
+            lambda done, speed: say(evaluation_line(done, rows.rows, speed, evaluation_part(job.data))),
             budget,
             None if writing is None else writing.add,
         )

@@ -15,6 +15,7 @@ from pipeline.predictions import read_predictions, scored
 from pipeline.train.lane_chunks import Evaluated
 from pipeline.train.prediction_files import GROUP_ROWS, PredictionFile
 from pipeline.train.result import write_whole
+from pipeline.train.score import _begin
 from schemas.errors import InputError
 from schemas.job import JobConfig
 from tests.logs import small_job
@@ -113,6 +114,19 @@ def test_scored_without_rows(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps({"format": 1, "predictions": None}))
     with pytest.raises(InputError, match=r"scored without predictions; score the model again with score\.predictions"):
         read_predictions(str(tmp_path), "a")
+
+
+def test_a_new_attempt_finds_nothing_of_the_one_before(place: str) -> None:
+    job = job_of()
+    write(place, job, [[rows_of([1, 2], job, False)], [rows_of([3], job, False)]], "one")
+    fs, path = fsspec.core.url_to_fs(f"{place}/a")
+    fs.pipe_file(f"{path}/.rank-00007.parquet.draft", b"torn")
+    assert _begin(place, "a") != _begin(place, "a")
+    fs.invalidate_cache()
+    assert not fs.exists(path) or fs.ls(path) == []
+    assert scored(place, "a") is None
+    write(place, job, [[rows_of([4], job, False)]], "two")
+    assert read_predictions(place, "a").row_N.tolist() == [4]
 
 
 @pytest.mark.parametrize("content", ["", '{"format": 1', "[]", '{"format": 2}'])

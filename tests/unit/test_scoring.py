@@ -134,6 +134,12 @@ def test_a_configuration_of_another_version(log: Path) -> None:
         plan_scoring(scoring_job(log, {"a": where}))
 
 
+def test_what_a_scoring_does_not_take_from_there_may_be_of_any_version(log: Path) -> None:
+    old = {"daily": {"of": "a later version"}, "tracking": {"mode": "telegraph"}, "warm_start": {"from": "nowhere"}}
+    where = commit(small_job(log), log.parent / "old", **old)
+    assert len(plan_scoring(scoring_job(log, {"a": where})).todo) == 1
+
+
 def test_frozen_rows_are_told_of_once(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = plan_job(small_job(log, log.parent / "run"), None).evaluation
     assert made is not None
