@@ -51,6 +51,8 @@ class Batch(Pipelineable):
     """Pieces of the log (pipeline/data/quarantine.py) that this rank's step leaves out."""
     unread: int = 0
     """Rows of this rank's step that the pass does not read (pipeline/data/holdout.py)."""
+    lanes: tuple[tuple[int, int], ...] = ()
+    """Each lane of this rank and how many of the rows are its own, in the order of the rows."""
 
     @property
     def trained_BT(self) -> Tensor:

@@ -38,7 +38,8 @@ class MetricWindow:
     with whose joint probability that of task k is multiplied: by default its parent, None where task k's probability is
     already that of an exposure. `regression` holds the indices of the tasks that predict a number; with `exposures`
     each update says which rows are exposures to a task. `device` is where a rank that was given no tensor takes part in
-    the collectives: by default the current CUDA device under nccl, else the CPU.
+    the collectives: by default the current CUDA device under nccl, else the CPU. An `ordered` window is told the rows'
+    ids, and adds up in their order: its metrics are the same bits at any number of ranks.
 
     Raises ValueError for names and parents that differ in number, names twice, or parents that are no forest.
     """
@@ -52,6 +53,7 @@ class MetricWindow:
         links: Sequence[int | None] | None = None,
         regression: Sequence[int] = (),
         exposures: bool = False,
+        ordered: bool = False,
     ) -> None:
         if len(task_names) != len(parents) or len(set(task_names)) != len(task_names):
             raise ValueError(f"tasks {list(task_names)}, parents {list(parents)}: give each task once, with its parent")
@@ -60,11 +62,19 @@ class MetricWindow:
         self.links = list(parents if links is None else links)
         self.regression = list(regression)
         self.exposures = exposures
+        self.ordered = ordered
         self.device = device
         self._chains = chains(parents)
         self._parts: list[dict[str, Tensor]] = []
 
-    def update(self, logits_BT: Tensor, labels_BT: Tensor, space_BT: Tensor, exposed_BT: Tensor | None = None) -> None:
+    def update(
+        self,
+        logits_BT: Tensor,
+        labels_BT: Tensor,
+        space_BT: Tensor,
+        exposed_BT: Tensor | None = None,
+        row_ids_B: Tensor | None = None,
+    ) -> None:
         """Append a batch: logits or values, labels, and 1 where a row is in a task's conditional space.
 
         `exposed_BT` is 1 where a row is an exposure whose labels up the task's chain mean something: of such rows are
@@ -90,6 +100,9 @@ class MetricWindow:
         }
         if self.regression:
             part["values"] = labels_BT.detach()[:, self.regression].to(torch.float32)
+        if self.ordered:
+            assert row_ids_B is not None, "an ordered window is told them"
+            part["row_ids"] = row_ids_B.detach().clone().unsqueeze(1)
         self._parts.append(part)
 
     def compute(self, group: dist.ProcessGroup | None = None) -> Metrics | None:
@@ -111,6 +124,9 @@ class MetricWindow:
                 return None
         else:
             self._refuse_nan(nan_T)
+        if self.ordered:
+            order_N = rows.pop("row_ids").squeeze(1).argsort()
+            rows = {name: tensor[order_N] for name, tensor in rows.items()}
         return self._metrics(rows["logits"], rows["flags"].bool(), rows.get("values"))
 
     def reset(self) -> None:
@@ -134,7 +150,8 @@ class MetricWindow:
             "logits": torch.zeros(0, tasks, device=device),
             "flags": torch.zeros(0, flags, dtype=torch.uint8, device=device),
         }
-        return out | ({"values": torch.zeros(0, len(self.regression), device=device)} if self.regression else {})
+        out |= {"values": torch.zeros(0, len(self.regression), device=device)} if self.regression else {}
+        return out | ({"row_ids": torch.zeros(0, 1, dtype=torch.int64, device=device)} if self.ordered else {})
 
     def restore(self, rows: dict[str, Tensor]) -> None:
         """Appends rows that a window gave as `rows`, of this process or of another."""

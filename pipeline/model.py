@@ -50,11 +50,18 @@ class DenseNetwork(nn.Module):
 
     def forward(self, pooled: KeyedTensor, dense_BF: Tensor, rows: int) -> Tensor:
         """logits_BT in float32 from embeddings pooled over P rows and dense features of B."""
+        return self.logits(self.inputs(pooled, dense_BF, rows))
+
+    def inputs(self, pooled: KeyedTensor, dense_BF: Tensor, rows: int) -> Tensor:
+        """x_BD, or x_BTD where each task has tables of its own."""
         # by key: the order of the pooled columns changes with the sharding plan. And only now, after the exchange
         # that needed it, the padding goes: nothing below sees a row that is not in the log.
         by_key = pooled.to_dict()
         inputs = [torch.cat([*(by_key[key][:rows] for key in keys), dense_BF], dim=1) for keys in self._keys]
-        x = torch.stack(inputs, dim=1) if self._separate else inputs[0]  # x_BTD: a task reads its own tables
+        return torch.stack(inputs, dim=1) if self._separate else inputs[0]  # a task reads its own tables
+
+    def logits(self, x: Tensor) -> Tensor:
+        """logits_BT in float32."""
         # evaluated as it will be scored elsewhere: by its own fp32 weights
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self._bf16 and self.training):
             last_layers = self.towers.last_layers(self.arch(x))
@@ -86,6 +93,10 @@ class RankingModel(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """The batch's logits_BT."""
         return self.dense(self.embeddings(batch.sparse), batch.dense_BF, batch.rows)
+
+    def inputs(self, batch: Batch) -> Tensor:
+        """What the dense network reads of the batch."""
+        return self.dense.inputs(self.embeddings(batch.sparse), batch.dense_BF, batch.rows)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -114,7 +114,8 @@ class Loader:
         }
         for end, share_L in order.shares(self.done):
             sizes = share_L.tolist()
-            parts = [part for lane, stream in streams.items() for part in stream.take(sizes[lane])]
+            taken = [(lane, part) for lane, stream in streams.items() for part in stream.take(sizes[lane])]
+            parts = [part for _, part in taken]
             out: list[Piece] = []
             unread = 0
             if any(part.rows.flagged for part in parts):
@@ -123,4 +124,7 @@ class Loader:
                 unread = len(row_id_N) - len(bad_N)
                 out = self.flags.come_up(bad_N) if self.flags is not None else []
             batch = self._collator(parts, order.widest(share_L, self.world), self.source.epoch, end)
-            yield dataclasses.replace(batch, left_out=tuple(out), unread=unread) if out or unread else batch
+            rows_of = dict.fromkeys(streams, 0)
+            for (lane, _), part in zip(taken, parts, strict=True):
+                rows_of[lane] += part.num_rows
+            yield dataclasses.replace(batch, left_out=tuple(out), unread=unread, lanes=tuple(rows_of.items()))

@@ -1,5 +1,6 @@
 """What a person reads in the terminal: the progress line and the closing table."""
 
+from pipeline.data.holdout import Part
 from pipeline.metrics import BinaryMetrics, Metrics
 from pipeline.model import NetworkSize
 from pipeline.report.text import aligned, duration
@@ -43,12 +44,11 @@ def checkpoint_line(saved: Saved) -> str:
     )
 
 
-def evaluation_line(done: int, total: int, rows_per_second: float) -> str:
-    """Rows evaluated of all, rows/s, time left."""
+def evaluation_line(done: int, total: int, rows_per_second: float, part: Part = "all") -> str:
+    """Rows evaluated of all, rows/s, time left; where only a `part` of them is evaluated, rows gone through."""
+    verb = "evaluated " if part == "all" else "gone through"
     left = duration((total - done) / max(rows_per_second, 1e-9))
-    return (
-        f"evaluated  {done:>11,} of {total:,} rows ({done / total:4.0%})  {rows_per_second:>9,.0f} rows/s  {left} left"
-    )
+    return f"{verb} {done:>11,} of {total:,} rows ({done / total:4.0%})  {rows_per_second:>9,.0f} rows/s  {left} left"
 
 
 def size_line(size: NetworkSize) -> str:

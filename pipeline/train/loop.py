@@ -23,6 +23,7 @@ from pipeline.metrics import Metrics, MetricWindow
 from pipeline.train.budget import Budget
 from pipeline.train.checkpoint import Checkpoints, Commit, Progress, Saved
 from pipeline.train.dist import Ranks
+from pipeline.train.lane_chunks import Evaluated, LaneChunks
 from pipeline.train.optim import Optimizers
 from pipeline.train.pace import PACE, Pace
 from pipeline.train.pieces import Pieces, State
@@ -272,7 +273,7 @@ def _farewell(why: str, where: str) -> str:
     return f"stopped by {why} {where}; the same command goes on from there"
 
 
-def metric_window(job: JobConfig, ranks: Ranks) -> MetricWindow:
+def metric_window(job: JobConfig, ranks: Ranks, ordered: bool = False) -> MetricWindow:
     """An empty window of the job's tasks."""
     return MetricWindow(
         [task.name for task in job.tasks],
@@ -281,6 +282,7 @@ def metric_window(job: JobConfig, ranks: Ranks) -> MetricWindow:
         links=job.links,
         regression=[k for k, task in enumerate(job.tasks) if task.kind == "regression"],
         exposures=any(task.indicator for task in job.tasks),
+        ordered=ordered,
     )
 
 
@@ -388,20 +390,27 @@ def evaluate(
     ranks: Ranks,
     tell: Callable[[int, float], None],
     budget: Budget | None = None,
-    write: Callable[[Batch, torch.Tensor], None] | None = None,
+    write: Callable[[Evaluated], None] | None = None,
 ) -> Metrics | None:
     """Exact metrics of every good row of the manifest: on rank 0, None elsewhere. `tell` gets rows done and rows/s.
 
-    Under `data.holdout`, of the held-out rows alone, if so declared. `write` gets each of this rank's batches with its
-    logits_BT.
+    Under `data.holdout`, of the held-out rows alone, if so declared. `write` gets what the metrics are of. On a CPU
+    logits and metrics are the same bits at any number of ranks.
 
     Raises on every rank Stopped, once any of them was told to stop, and InputError over the budget of bad data.
     """
     ranks.stop.defer()
     budget = budget or Budget(job, manifest, manifest)
     left_out: list[Piece] = []
-    window = metric_window(job, ranks)
+    window = metric_window(job, ranks, ordered=True)
+
+    def take(rows: Evaluated) -> None:
+        window.update(rows.logits_BT, rows.labels_BT, rows.space_BT, rows.exposed_BT, rows.row_ids_B)
+        if write is not None:
+            write(rows)
+
     model.eval()
+    chunks = LaneChunks(model.module, take)
     source = epoch_source(job, manifest, epoch=0, shuffle=False, part=evaluation_part(job.data))
     began = told = time.perf_counter()
     with Loader(job, source, ranks.rank, ranks.world) as loader:
@@ -411,13 +420,11 @@ def evaluate(
                 left_out = []
             left_out += batch.left_out
             batch = batch.to(ranks.device)
-            logits_BT = model(batch)
-            window.update(logits_BT, batch.labels_BT, batch.space_BT, batch.exposed_BT)
-            if write is not None:
-                write(batch, logits_BT)
+            chunks.add(batch)
             if ranks.first and time.perf_counter() - told > 10:
                 told = time.perf_counter()
                 tell(batch.end_row, batch.end_row / (told - began))
+    chunks.finish()
     _look_round(ranks, budget, left_out)
     return window.compute()
 

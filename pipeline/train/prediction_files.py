@@ -5,17 +5,17 @@ Which run wrote it stands in its metadata (pipeline/predictions.py).
 """
 
 import contextlib
+import functools
 import os
 from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from torch import Tensor
 
-from pipeline.batch import Batch
 from pipeline.predictions import ATTEMPT, EXPOSED, LABEL, LOGIT, ROW, SPACE, part_name
 from pipeline.storage import filesystem, is_local, reason
+from pipeline.train.lane_chunks import Evaluated
 from schemas.errors import InputError
 from schemas.job import JobConfig
 
@@ -47,15 +47,13 @@ class PredictionFile:
             self._writer = pq.ParquetWriter(self._sink, self._schema, compression="zstd", write_page_checksum=True)
         return self
 
-    def add(self, batch: Batch, logits_BT: Tensor) -> None:
-        """Takes in what the model says of the batch's rows. Raises InputError where it cannot be written."""
-        if not batch.rows:
-            return
-        kinds = [(LOGIT, logits_BT, False), (LABEL, batch.labels_BT, False), (SPACE, batch.space_BT, True)]
+    def add(self, rows: Evaluated) -> None:
+        """Takes in what the model says of some rows. Raises InputError where it cannot be written."""
+        kinds = [(LOGIT, rows.logits_BT, False), (LABEL, rows.labels_BT, False), (SPACE, rows.space_BT, True)]
         if self._indicators:
-            assert batch.exposed_BT is not None
-            kinds.append((EXPOSED, batch.exposed_BT, True))
-        columns = {ROW: batch.row_ids_B.cpu().numpy()}
+            assert rows.exposed_BT is not None
+            kinds.append((EXPOSED, rows.exposed_BT, True))
+        columns = {ROW: rows.row_ids_B.cpu().numpy()}
         for kind, x_BT, flag in kinds:
             x_TB = x_BT.detach().float().cpu().numpy().T
             columns |= {f"{kind}{task}": x_B != 0 if flag else x_B for task, x_B in zip(self._tasks, x_TB, strict=True)}
@@ -88,14 +86,15 @@ class PredictionFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if kind is None or self._sink.closed:
+        if kind is None:
             return
-        with contextlib.suppress(Exception):  # the failure that brought us here is the one to tell
-            if self._local:
-                self._sink.close()
-                os.unlink(self._draft)
-            else:
-                self._sink.discard()
+        # one after another, whatever fails: the failure that brought us here is the one to tell
+        steps = [self._writer.close, self._sink.close if self._local else self._sink.discard]
+        for step in [*steps, *([functools.partial(os.unlink, self._draft)] if self._local else [])]:
+            with contextlib.suppress(Exception):
+                step()
+        if not self._local:
+            self._sink.closed = True  # else its own end would upload what is left
 
     @contextlib.contextmanager
     def _told(self) -> Any:

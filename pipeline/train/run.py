@@ -111,7 +111,7 @@ def _run_job(
                 evaluation,
                 sharded,
                 ranks,
-                lambda rows, speed: say(evaluation_line(rows, evaluation.rows, speed)),
+                lambda rows, speed: say(evaluation_line(rows, evaluation.rows, speed, evaluation_part(job.data))),
                 budget,
             )
             budget.write()

@@ -62,8 +62,6 @@ def _score(
     where = f"{ranks.world} rank{'s' if ranks.world > 1 else ''} ({ranks.device.type})"
     say(f"{each.name}: {job.model.arch} of step {commit.progress.step:,} ({commit.path}) on {where}")
     sharded = shard(RankingModel(job), job, ranks.device)
-    if job.train.compile:
-        sharded.module.dense.compile(dynamic=True)
     load_model(commit, sharded)
     budget = Budget(job, Manifest([], ""), rows)
     budget.evaluation.check_budget(budget.path)  # what planning left out
@@ -76,7 +74,7 @@ def _score(
             rows,
             sharded,
             ranks,
-            lambda done, speed: say(evaluation_line(done, rows.rows, speed)),
+            lambda done, speed: say(evaluation_line(done, rows.rows, speed, evaluation_part(job.data))),
             budget,
             None if writing is None else writing.add,
         )

@@ -24,6 +24,9 @@ from schemas.identity import VOCABULARIES
 from schemas.job import JobConfig
 from schemas.score import ScoreConfig
 
+NOT_ITS_OWN = (VOCABULARIES, "tracking", "warm_start", "score", "daily")
+"""Of a saved configuration, what a scoring does not take from there."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ToScore:
@@ -120,7 +123,7 @@ def model_job(job: JobConfig, name: str, commit: Commit) -> JobConfig:
     this version does not read its configuration.
     """
     score = score_of(job)
-    saved = {key: value for key, value in commit.job.items() if key != VOCABULARIES}
+    saved = {key: value for key, value in commit.job.items() if key not in NOT_ITS_OWN}
     try:
         own = JobConfig.model_validate(saved)
     except (ValidationError, InputError) as error:
