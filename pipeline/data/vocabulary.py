@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from pipeline.data.manifest import Manifest
 from pipeline.data.order import Stretch
-from pipeline.data.reader import read_stretches
+from pipeline.data.reader import Lost, read_stretches
 from pipeline.data.source import epoch_source
 from pipeline.data.value_counts import Occupancy, ValueCounts, distinct_ids, hash64, make_room, uniform_share
 from pipeline.data.vocabulary_file import (
@@ -165,11 +165,11 @@ class Survey:
             if all(tally.one_encoding for tally in together) and len(features) == _users(job, table):
                 self.whole[table] = (own + together)[-1]
 
-    def count(self, manifest: Manifest, tell: Callable[[Progress], None]) -> None:
-        """One pass over the rows of the manifest."""
+    def count(self, manifest: Manifest, tell: Callable[[Progress], None], lenient: bool = False) -> None:
+        """One pass over the rows of the manifest; `lenient` passes over those that cannot be decoded."""
         began, rows = time.perf_counter(), 0
         counts = [tally.counts for tally in self.tallies]
-        for batch in _batches(self.job, manifest):
+        for batch in _batches(self.job, manifest, lenient):
             self.add(batch)
             make_room(counts, self.memory)
             rows += batch.num_rows
@@ -289,9 +289,10 @@ def _encoding(feature: ValuedFeature) -> str:
     return "hash" if isinstance(feature, StringFeature) or feature.hash else "rows"
 
 
-def _batches(job: JobConfig, manifest: Manifest) -> Iterator[pa.RecordBatch]:
+def _batches(job: JobConfig, manifest: Manifest, lenient: bool) -> Iterator[pa.RecordBatch]:
     """The manifest's rows, the columns of the features alone."""
     columns = list(dict.fromkeys(f.source for f in job.valued))
-    source = dataclasses.replace(epoch_source(job, manifest, 0, shuffle=False), columns=columns, lenient=False)
+    source = dataclasses.replace(epoch_source(job, manifest, 0, shuffle=False), columns=columns, lenient=lenient)
     for _, _, batch in read_stretches(source, [Stretch(group, 0, group.rows) for group in manifest.groups]):
-        yield batch
+        if not isinstance(batch, Lost):
+            yield batch

@@ -71,7 +71,8 @@ def grow(
     old = {f.table_name: vocabulary_of(job, f) for f in {f.table_name: f for f in features}.values()}
     tables = {name: spec for name, spec in job.tables.items() if name in old}
     survey = Survey(job.model_copy(update={"features": features, "tables": tables}), MEMORY, declared=False)
-    survey.count(plan(job, days) if manifest is None else manifest, tell)
+    lenient = job.data.bad.corrupt == "quarantine"  # the run that trains on them leaves them out, and counts them
+    survey.count(plan(job, days) if manifest is None else manifest, tell, lenient)
     for table, tally in survey.whole.items():
         if tally.counts.bits:
             raise InputError(

@@ -180,6 +180,31 @@ def test_nulls_stay_unknown(tmp_path: Path) -> None:
     assert told.unknown == 0.25
 
 
+def test_what_training_would_leave_out_is_passed_over(tmp_path: Path) -> None:
+    """A damaged row group stops nothing under quarantine; without, it is one message."""
+    log = tmp_path / "log"
+    write_log(log, DAYS, ROWS, row_group_rows=100)
+    job = job_of(log, tmp_path)
+    manifest = plan(job, DayRange.model_validate({"from": DAYS[1], "to": DAYS[1]}))
+    (path,) = log.glob(f"dt={DAYS[1]}/*.parquet")
+    column = pq.ParquetFile(path).metadata.row_group(1).column(2)
+    assert column.path_in_schema == "item_id"
+    content = bytearray(path.read_bytes())
+    content[column.data_page_offset + column.total_compressed_size // 4] ^= 1
+    path.write_bytes(content)
+
+    def counted(job: JobConfig, name: str) -> Grown:
+        days = DayRange.model_validate({"from": DAYS[1], "to": DAYS[1]})
+        return grow(job, days, manifest, str(tmp_path / name), 12, lambda progress: None)["city"]
+
+    with pytest.raises(InputError, match=r"part-00000\.parquet, row group 1: cannot be decoded"):
+        counted(job, "error")
+    bad = job.data.bad.model_copy(update={"corrupt": "quarantine", "row_groups_per_day": 1})
+    lenient = job.model_copy(update={"data": job.data.model_copy(update={"bad": bad})})
+    table = pq.read_table(counted(lenient, "quarantine").path)
+    assert sum(table["count"].to_pylist()) == 200
+
+
 def test_what_does_not_fit_into_memory_is_refused(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vocabulary_growth, "MEMORY", 6_000)
     with pytest.raises(InputError, match=r"tables\.item: its about \d+ values of 2026-01-02 to 2026-01-02 do not fit"):

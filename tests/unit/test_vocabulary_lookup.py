@@ -11,15 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.compare.runs import runs_of
 from pipeline.data import vocabulary_lookup
 from pipeline.data.checks import Where
 from pipeline.data.encode import Encoder
 from pipeline.data.vocabulary_file import Vocabulary, read_vocabulary
 from pipeline.data.vocabulary_lookup import IntegerLookup, StringLookup, extends, fingerprints, vocabularies
 from schemas.errors import InputError
-from schemas.identity import digest, entries
+from schemas.identity import VOCABULARIES, digest, entries, fingerprint
 from schemas.job import JobConfig
-from tests.logs import Override, override, small_job, small_table
+from schemas.load import parse_job
+from tests.logs import Override, override, set_key, small_config, small_job, small_table, write_log
 from tests.unit.test_encode import by_name
 
 ROWS = 6
@@ -209,6 +211,23 @@ def test_fingerprints_are_by_feature(tmp_path: Path) -> None:
     assert fingerprints(small_job("log", changes={"features.user.vocabulary": path})) == {"user": f"2:{held}"}
     assert (entries(f"2:{held}"), digest(f"2:{held}")) == (2, held)
     assert (entries(held), digest(held)) == (None, held), "as older versions told it"
+
+
+def test_what_is_bound_to_a_job_is_bound_to_its_values_and_not_to_how_they_are_told(tmp_path: Path) -> None:
+    """Results of older versions, which told no number of values, stay those of their job."""
+    path = write(tmp_path / "user.parquet", [1, 7])
+    config = small_config("log", tmp_path / "out")
+    set_key(config, "features.user.vocabulary", path)
+    job = parse_job(config, "test")
+    saved = job.model_dump(mode="json", by_alias=True)
+    now = fingerprints(job)
+    before = {"user": digest(now["user"])}
+    assert fingerprint(saved | {VOCABULARIES: now}) == fingerprint(saved | {VOCABULARIES: before})
+    assert fingerprint(saved | {VOCABULARIES: now}) != fingerprint(saved | {VOCABULARIES: {"user": "2:abc"}})
+    write_log(tmp_path / "log", rows_per_day=5)
+    data = job.data.model_copy(update={"path": str(tmp_path / "log")})
+    (run,) = runs_of({"a": job.model_copy(update={"data": data})}, [0], tmp_path / "compared", 1)
+    assert run.rows.vocabularies == before
 
 
 INTEGERS = [5, -3, 2**40, 8, 0]
