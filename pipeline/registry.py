@@ -169,11 +169,11 @@ class Registry:
             return self._own(self._as_promotion(key, there), name, kind, expected)
         self._usable(self.model(name))
         newest = self.newest()
-        if (newest.number if newest else None) != expected:
-            raise InputError(
-                f"{self.url}: promotion {expected} is not there to build on; the last is "
-                f"{newest.number if newest else 'none'}"
-            )
+        last = newest.number if newest else 0
+        if last >= number:  # since the look above
+            return self._own(self._as_promotion(key, self._promotions.get(key)), name, kind, expected)
+        if last < number - 1:
+            raise InputError(f"{self.url}: promotion {expected} is not there to build on; the last is {last or 'none'}")
         before = newest.model if newest else None
         if before == name:
             raise InputError(f"{self.url}: {name} is champion already (promotion {expected})")
@@ -269,10 +269,10 @@ class Registry:
         """The promotion that was found, where it is the one that was asked for. Raises InputError where it is not."""
         if (there.model, there.kind) == (name, kind):
             return there
+        after = f"promotion {expected}" if expected else "no promotion"
         raise InputError(
-            f"{self.url}: the champion changed meanwhile: promotion {there.number}, which {name} was to be after "
-            f"{expected or 'none'}, is {there.model} ({there.kind}, {there.at}: {there.because}); judge {name} "
-            "against that one"
+            f"{self.url}: the champion changed meanwhile: {name} was to follow {after}, and promotion {there.number} "
+            f"is {there.model} ({there.kind}, {there.at}: {there.because}); judge {name} against that one"
         )
 
     def _usable(self, model: Model) -> None:
