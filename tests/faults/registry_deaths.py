@@ -1,7 +1,7 @@
 """Kills a change of the registry at each of its system calls, and races processes for one promotion, on a local disk.
 
     python -m tests.faults.registry_deaths kill FOLDER     each act, at each of its points
-    python -m tests.faults.registry_deaths race ROOT       ten processes promote ten models; ROOT may be on S3
+    python -m tests.faults.registry_deaths race ROOT 10    so many processes promote a model each; ROOT may be on S3
 
 Prints acts and their points, or who won; AssertionError at the first thing that does not hold. In a process of its own:
 it forks, which needs one without threads.
@@ -23,7 +23,6 @@ from tests.faults.system_calls import deaths
 from tests.models import STEP, a_model, champions
 
 DAYS = [f"2026-01-{day:02d}" for day in range(1, 14)]
-RACERS = 10
 
 
 def kill(act: str, folder: Path) -> int:
@@ -94,9 +93,9 @@ def after(registry: Registry, root: Path, act: str) -> None:
         assert Ledger(str(root), datetime.date(2026, 1, 4)).done()["wait"]["rows"] == 7
 
 
-def race(root: str) -> str:
+def race(root: str, racers: int) -> str:
     """The model that became champion, of as many processes' as there are racers."""
-    names = DAYS[1 : RACERS + 1]
+    names = DAYS[1 : racers + 1]
     # nothing of the driver may run before the fork: the parent prepares in a process of its own
     in_child(lambda: prepare_race(root, names))
     ready, go = os.pipe(), os.pipe()
@@ -162,6 +161,6 @@ def in_child(act: Callable[[], None]) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1] == "race":
-        print(race(sys.argv[2]))
+        print(race(sys.argv[2], int(sys.argv[3])))
     else:
         print(json.dumps({act: kill(act, Path(sys.argv[2]) / act) for act in ACTS}))
