@@ -161,13 +161,17 @@ class Registry:
     def promote(self, name: str, because: str, kind: Kind = "promotion", expected: int | None = None) -> Promotion:
         """Makes the model champion, if promotion `expected` (None: none yet) still stands; the same again is a no-op.
 
-        Raises InputError where another came in between, or the model is not there, or champion already.
+        Raises InputError where another came in between, or the model is not there, or champion already, or its weights
+        are removed; of a rollback and of a person's promotion, also where its checkpoint is not as it was registered.
         """
         number = (expected or 0) + 1
         key = _numbered(number)
         if (there := self._promotions.read(key)) is not None:
             return self._own(self._as_promotion(key, there), name, kind, expected)
-        self._usable(self.model(name))
+        model = self.model(name)
+        self._usable(model)
+        if kind != "promotion":  # a challenger has just been evaluated
+            check_whole(f"{self.url}: model {name}", model.checkpoint, model.checkpoint_sha256)
         newest = self.newest()
         last = newest.number if newest else 0
         if last >= number:  # since the look above
@@ -198,9 +202,6 @@ class Registry:
             to = line[-2]
         elif to not in earlier:
             raise InputError(f"{self.url}: '{to}' is no earlier champion; those are {_listed(earlier)}")
-        model = self.model(to)
-        self._usable(model)
-        check_whole(f"{self.url}: model {to}", model.checkpoint, model.checkpoint_sha256)
         return self.promote(to, because, "rollback", promotions[-1].number)
 
     # ---- whose weights are kept

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.daily import lease as lease_module
+from pipeline.daily import process_identity
 from pipeline.daily.lease import KEEP, Held, Lease, Lost
 from pipeline.daily.process_identity import Process, alive, this_process
 from pipeline.records import Records
@@ -133,8 +134,7 @@ def test_a_process_is_known_only_under_the_same_boot_and_among_the_same_pids(
 
 def test_a_process_that_proc_hides_is_not_taken_for_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     me = this_process()
-    state = lease_module.Process and __import__("pipeline.daily.process_identity", fromlist=["x"])
-    monkeypatch.setattr(state, "_state", lambda pid: ("S", me.started) if pid == os.getpid() else None)
+    monkeypatch.setattr(process_identity, "_state", lambda pid: ("S", me.started) if pid == os.getpid() else None)
     assert alive(Process(1, 5, me.boot, me.namespace)) is None
 
 
