@@ -17,10 +17,11 @@ def aligned(lines: Sequence[Sequence[str]], words: int = 1) -> str:
     """A table whose first line is its head; the first columns, as many as `words`, are words, the others numbers."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     ruled = [lines[0], ["-" * width for width in widths], *lines[1:]]
-    return "\n".join(
+    text = [
         "  ".join(
             cell.ljust(width) if i < words else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
+        )
         for line in ruled
-    )
+    ]
+    return "\n".join(line.rstrip() if words == len(widths) else line for line in text)
