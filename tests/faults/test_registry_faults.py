@@ -3,13 +3,11 @@
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from moto.s3.responses import S3Response
 
 import pipeline.records
 import pipeline.weights
@@ -24,15 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
-    """An S3 server that decides one write at a time, as S3 does for one object, and moto alone does not."""
-    lock, put = threading.Lock(), S3Response.put_object
-
-    def put_object(self: S3Response) -> Any:
-        with lock:
-            return put(self)
-
     with pytest.MonkeyPatch.context() as patch, s3_server(patch):
-        patch.setattr(S3Response, "put_object", put_object)
         yield f"s3://{BUCKET}"
 
 

@@ -42,8 +42,9 @@ def test_the_first_creates_and_the_second_is_told(root: str) -> None:
     assert [name.rsplit("/", 1)[-1] for name in fs.ls(path.rpartition("/")[0], detail=False)] == ["a.json"]
 
 
-def test_of_many_threads_one_creates(root: str) -> None:
-    """The store's own word decides: the drivers are asked at once, with no look beforehand."""
+@pytest.mark.parametrize("place", ["disk", "s3"])
+def test_of_many_threads_one_creates(place: str, bucket: str, tmp_path: Path) -> None:
+    root = str(tmp_path) if place == "disk" else f"{bucket}/threads"
     fs, path = filesystem(f"{root}/raced.json")
     create(fs, f"{path}.other", b"so that the store is known")
     won: list[int] = []
