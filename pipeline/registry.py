@@ -225,6 +225,11 @@ class Registry:
                 raise InputError(f"{self._promotions.address(name)}: is no promotion; remove it")
             if name != numbered(number):
                 raise InputError(f"{self._promotions.address(numbered(number))}: is missing; restore it from a copy")
+        if not names and (heirs := [model for model in self.models() if model.parent is not None]):
+            raise InputError(
+                f"{self._promotions.address(numbered(1))}: is missing, and {heirs[0].name} began from champion "
+                f"{heirs[0].parent}; restore {self._promotions.url} from a copy"
+            )
         return names
 
     def _own(self, there: Promotion, name: str, kind: str, expected: int | None) -> Promotion:

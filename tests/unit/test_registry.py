@@ -322,6 +322,18 @@ def test_a_missing_promotion_is_named(registry: Registry, tmp_path: Path) -> Non
             act()
 
 
+def test_promotions_that_are_all_gone_are_not_taken_for_none(registry: Registry, tmp_path: Path) -> None:
+    registry.register(a_model(tmp_path, DAYS[0]))
+    assert registry.champion() is None, "a first model may have been refused"
+    champions(registry, tmp_path, DAYS[1:3])
+    shutil.rmtree(tmp_path / "registry" / "promotions")
+    for act in (registry.champion, registry.promotions):
+        with pytest.raises(
+            InputError, match=r"promotions/00000001\.json: is missing, and 2026-01-03 began from champion"
+        ):
+            act()
+
+
 def test_a_promotion_in_anothers_place_is_named(registry: Registry, tmp_path: Path) -> None:
     champions(registry, tmp_path, DAYS[:3])
     shutil.copy(promotion(tmp_path, 1), promotion(tmp_path, 3))
