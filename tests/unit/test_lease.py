@@ -221,7 +221,8 @@ def test_a_storage_that_hangs_does_not_hang_the_holder(tmp_path: Path, monkeypat
 # ---- its files
 
 
-def test_old_terms_go_and_the_number_never_comes_again(root: str) -> None:
+def test_old_terms_go_and_the_number_never_comes_again(tmp_path: Path) -> None:
+    root = str(tmp_path)
     for number in range(1, KEEP + 6):
         with Lease(root, LONG, "2026-01-08") as lease:
             assert lease.term == number
