@@ -38,9 +38,7 @@ class Records:
 
     def names(self) -> list[str]:
         """Of all records, sorted; drafts, and whatever else is no .json, are not among them."""
-        return sorted(
-            name.removesuffix(SUFFIX) for name in self.entries() if name.endswith(SUFFIX) and not name.startswith(".")
-        )
+        return sorted(name.removesuffix(SUFFIX) for name in self.entries() if name.endswith(SUFFIX))
 
     def entries(self) -> list[str]:
         """Names of everything in the folder; none where there is no folder."""

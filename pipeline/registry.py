@@ -12,69 +12,30 @@ ROOT may be moved, or reached by another path.
 
 import dataclasses
 import json
-import re
 from collections.abc import Sequence
 from collections.abc import Set as AnySet
 from datetime import UTC, datetime
-from typing import Any, Literal, TypeVar
+from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
+from pipeline.model_records import (
+    NAME,
+    NUMBER,
+    Kind,
+    Model,
+    Promotion,
+    by_day,
+    checked,
+    latest_first,
+    numbered,
+    standing,
+)
 from pipeline.records import Facts, Records
 from pipeline.weights import COMMIT, check_whole, remove
 from schemas.errors import InputError
 from schemas.events import StorageConfig
 
-T = TypeVar("T")
-Kind = Literal["promotion", "rollback", "manual"]
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
-NUMBER = re.compile(r"\d{8}")
 HERE = "./"
 """Of an address in a record: below ROOT."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """A trained model, as it was when it was registered."""
-
-    name: str
-    """Its day, as 2026-01-08, or 2026-01-08.2 for the second attempt at it."""
-    checkpoint: str
-    """Its commit: a directory step-N-TOKEN with a manifest.json, as a path or URL."""
-    checkpoint_sha256: str
-    """Of that manifest.json, which holds the hashes of all else."""
-    parent: str | None
-    """The model whose weights it began from."""
-    days: list[str]
-    """Trained on by this model itself, in order."""
-    skipped: list[str]
-    """Left out since its parent's, with nothing trained on them."""
-    manifest: str
-    """Fingerprint of the rows it was trained on."""
-    config: dict[str, Any]
-    """The whole configuration of its training."""
-    config_fingerprint: str
-    git: str | None
-    """Revision of the program."""
-    metrics: dict[str, Any]
-    """On the held-out rows: a task -> what result.json's `tasks` says of it."""
-    verdict: str | None
-    """Address of the gate's verdict."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Promotion:
-    """A change of champion."""
-
-    number: int
-    """From 1, without a gap."""
-    model: str
-    kind: Kind
-    because: str
-    at: str
-    """UTC, ISO 8601."""
-    before: str | None
-    """Who was champion until then."""
 
 
 class Registry:
@@ -121,7 +82,7 @@ class Registry:
 
     def names(self) -> list[str]:
         """Names of all models, by day and attempt."""
-        return sorted(self._models.names(), key=_by_day)
+        return sorted(self._models.names(), key=by_day)
 
     def lineage(self, name: str) -> list[Model]:
         """The model, its parent, and so on to the first. Raises InputError where one of them has no record."""
@@ -142,7 +103,7 @@ class Registry:
         for promotion in out:
             if promotion.before != champion:
                 raise InputError(
-                    f"{self._promotions.address(_numbered(promotion.number))}: follows {promotion.before or 'nobody'}, "
+                    f"{self._promotions.address(numbered(promotion.number))}: follows {promotion.before or 'nobody'}, "
                     f"and {champion or 'nobody'} was champion; restore the promotions from a copy"
                 )
             champion = promotion.model
@@ -161,19 +122,23 @@ class Registry:
     def promote(self, name: str, because: str, kind: Kind = "promotion", expected: int | None = None) -> Promotion:
         """Makes the model champion, if promotion `expected` (None: none yet) still stands; the same again is a no-op.
 
-        Raises InputError where another came in between, or the model is not there, or champion already.
+        Raises InputError where another came in between, or the model is not there, or champion already, or its weights
+        are removed; of a rollback and of a person's promotion, also where its checkpoint is not as it was registered.
         """
         number = (expected or 0) + 1
-        key = _numbered(number)
+        key = numbered(number)
         if (there := self._promotions.read(key)) is not None:
             return self._own(self._as_promotion(key, there), name, kind, expected)
-        self._usable(self.model(name))
+        model = self.model(name)
+        self._usable(model)
+        if kind != "promotion":  # a challenger has just been evaluated
+            check_whole(f"{self.url}: model {name}", model.checkpoint, model.checkpoint_sha256)
         newest = self.newest()
-        if (newest.number if newest else None) != expected:
-            raise InputError(
-                f"{self.url}: promotion {expected} is not there to build on; the last is "
-                f"{newest.number if newest else 'none'}"
-            )
+        last = newest.number if newest else 0
+        if last >= number:  # since the look above
+            return self._own(self._as_promotion(key, self._promotions.get(key)), name, kind, expected)
+        if last < number - 1:
+            raise InputError(f"{self.url}: promotion {expected} is not there to build on; the last is {last or 'none'}")
         before = newest.model if newest else None
         if before == name:
             raise InputError(f"{self.url}: {name} is champion already (promotion {expected})")
@@ -188,19 +153,16 @@ class Registry:
         Raises InputError where there is none, its weights are removed, or its checkpoint is not as it was registered.
         """
         promotions = self.promotions()
-        line = _standing(promotions)
+        line = standing(promotions)
         if not line:
             raise InputError(f"{self.url}: there is no champion yet, so none to go back to")
-        earlier = [name for name in _latest_first(promotions) if name != line[-1]]
+        earlier = [name for name in latest_first(promotions) if name != line[-1]]
         if to is None:
             if len(line) < 2:
                 raise InputError(f"{self.url}: {line[-1]} is the first champion; there is none before it")
             to = line[-2]
         elif to not in earlier:
             raise InputError(f"{self.url}: '{to}' is no earlier champion; those are {_listed(earlier)}")
-        model = self.model(to)
-        self._usable(model)
-        check_whole(f"{self.url}: model {to}", model.checkpoint, model.checkpoint_sha256)
         return self.promote(to, because, "rollback", promotions[-1].number)
 
     # ---- whose weights are kept
@@ -220,9 +182,9 @@ class Registry:
         a champion that was rolled back takes no other's place.
         """
         promotions = self.promotions()
-        by_time = _latest_first(promotions)
+        by_time = latest_first(promotions)
         never = [name for name in self.names() if name not in by_time]
-        line = _standing(promotions)
+        line = standing(promotions)
         back = [name for i, name in enumerate(reversed(line)) if name not in line[len(line) - i :]]
         return {*by_time[:champions], *back[:champions], *never[len(never) - min(challengers, len(never)) :]}
 
@@ -240,7 +202,7 @@ class Registry:
                 given_up.add(name)
         in_use = {models[name].checkpoint for name in models if name not in given_up}
         out = []
-        for name in sorted(given_up - freed, key=_by_day):
+        for name in sorted(given_up - freed, key=by_day):
             model = models.get(name) or self.model(name)
             newest = self.newest()
             if newest is not None and newest.model == name:
@@ -261,24 +223,29 @@ class Registry:
         for number, name in enumerate(names, 1):
             if not NUMBER.fullmatch(name):
                 raise InputError(f"{self._promotions.address(name)}: is no promotion; remove it")
-            if name != _numbered(number):
-                raise InputError(f"{self._promotions.address(_numbered(number))}: is missing; restore it from a copy")
+            if name != numbered(number):
+                raise InputError(f"{self._promotions.address(numbered(number))}: is missing; restore it from a copy")
+        if not names and (heirs := [model for model in self.models() if model.parent is not None]):
+            raise InputError(
+                f"{self._promotions.address(numbered(1))}: is missing, and {heirs[0].name} began from champion "
+                f"{heirs[0].parent}; restore {self._promotions.url} from a copy"
+            )
         return names
 
     def _own(self, there: Promotion, name: str, kind: str, expected: int | None) -> Promotion:
         """The promotion that was found, where it is the one that was asked for. Raises InputError where it is not."""
         if (there.model, there.kind) == (name, kind):
             return there
+        after = f"promotion {expected}" if expected else "no promotion"
         raise InputError(
-            f"{self.url}: the champion changed meanwhile: promotion {there.number}, which {name} was to be after "
-            f"{expected or 'none'}, is {there.model} ({there.kind}, {there.at}: {there.because}); judge {name} "
-            "against that one"
+            f"{self.url}: the champion changed meanwhile: {name} was to follow {after}, and promotion {there.number} "
+            f"is {there.model} ({there.kind}, {there.at}: {there.because}); judge {name} against that one"
         )
 
     def _usable(self, model: Model) -> None:
         """Raises InputError where the model's weights are given up."""
         if not self.has_weights(model.name):
-            there = [name for name in _latest_first(self.promotions()) if self.has_weights(name)]
+            there = [name for name in latest_first(self.promotions()) if self.has_weights(name)]
             raise InputError(
                 f"{self.url}: the weights of {model.name} are removed (daily.retention); weights of champions are "
                 f"there of {_listed(there)}"
@@ -286,15 +253,15 @@ class Registry:
 
     def _as_model(self, name: str, facts: Facts) -> Model:
         facts = {key: value for key, value in facts.items() if key != "registered"}
-        model = _checked(Model, facts, self._models.address(name))
+        model = checked(Model, facts, self._models.address(name))
         if model.name != name:
             raise InputError(f"{self._models.address(name)}: is the record of {model.name}; restore it from a copy")
         verdict = None if model.verdict is None else self._address(model.verdict)
         return dataclasses.replace(model, checkpoint=self._address(model.checkpoint), verdict=verdict)
 
     def _as_promotion(self, name: str, facts: Facts) -> Promotion:
-        promotion = _checked(Promotion, facts, self._promotions.address(name))
-        if _numbered(promotion.number) != name:
+        promotion = checked(Promotion, facts, self._promotions.address(name))
+        if numbered(promotion.number) != name:
             where = self._promotions.address(name)
             raise InputError(f"{where}: is the record of promotion {promotion.number}; restore it from a copy")
         return promotion
@@ -307,45 +274,6 @@ class Registry:
     def _address(self, recorded: str) -> str:
         """A recorded address as one can open it."""
         return f"{self.url}/{recorded[len(HERE) :]}" if recorded.startswith(HERE) else recorded
-
-
-def _standing(promotions: Sequence[Promotion]) -> list[str]:
-    """The champions that rollbacks one after another lead to, the present one last.
-
-    A rollback undoes what came after the champion it goes back to: from A, B, C and back to B, one goes back to A.
-    """
-    line: list[str] = []
-    for promotion in promotions:
-        if promotion.kind == "rollback" and promotion.model in line:
-            del line[len(line) - line[::-1].index(promotion.model) :]
-        else:
-            line.append(promotion.model)
-    return line
-
-
-def _latest_first(promotions: Sequence[Promotion]) -> list[str]:
-    """All that ever were champion, by their last promotion."""
-    return list(dict.fromkeys(promotion.model for promotion in reversed(promotions)))
-
-
-def _checked(kind: type[T], facts: Facts, where: str) -> T:
-    """The record as its dataclass. Raises InputError naming the file and the field."""
-    try:
-        return TypeAdapter(kind).validate_python(facts)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{where}: {field}: {first['msg']}; restore it from a copy") from error
-
-
-def _by_day(name: str) -> tuple[str, int, str]:
-    """The order of names: by day, the tenth attempt at it after the second."""
-    day, _, attempt = name.partition(".")
-    return day, int(attempt) if attempt.isdecimal() else 0, attempt
-
-
-def _numbered(number: int) -> str:
-    return f"{number:08d}"
 
 
 def _now() -> str:

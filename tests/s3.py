@@ -1,12 +1,15 @@
 """A real S3 server of the tests' own: moto on a free port of this machine."""
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import boto3
 import fsspec
 import pytest
+from moto.s3.responses import S3Response
 from moto.server import ThreadedMotoServer
 
 BUCKET = "bucket"
@@ -18,6 +21,14 @@ def s3_server(
 ) -> Iterator[dict[str, str]]:
     """Starts it and makes s3://BUCKET on it; gives the environment that leads there, which `patch` sets as well."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line a request, in every failure's report
+    # S3 decides one write of an object at a time; moto looks whether it is there, reads the body, and writes
+    one_at_a_time, put_object = threading.Lock(), S3Response.put_object
+
+    def put(self: S3Response) -> Any:
+        with one_at_a_time:
+            return put_object(self)
+
+    patch.setattr(S3Response, "put_object", put)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:

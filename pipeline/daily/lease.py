@@ -189,9 +189,10 @@ class Lease:
             return
         if alive(Process.of_facts(facts["process"])) is False:
             return
-        last = max(
-            self._modified(f"{_name(term)}.{kind}") for kind in ("json", "beat") if f"{_name(term)}.{kind}" in files
-        )
+        signs = [file for kind in ("json", "beat") if (file := f"{_name(term)}.{kind}") in files]
+        if not signs:
+            return  # ten more terms have come since it was read
+        last = max(self._modified(file) for file in signs)
         self._write(self._patient, "clock")
         ends = last + datetime.timedelta(seconds=facts["seconds"])
         if self._modified("clock") <= ends:
