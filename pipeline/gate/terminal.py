@@ -1,7 +1,7 @@
 """The verdict as text, for whoever is woken by it."""
 
 from pipeline.gate.record import ALL, CALIBRATION, Comparison, Verdict
-from pipeline.gate.words import METRICS, NOTHING, delta_words, value_words, what
+from pipeline.gate.words import METRICS, NOTHING, delta_words, task_line, value_words, what
 from pipeline.report.text import aligned
 
 WORDS = {"worse": "WORSE", "unsure": "unsure", "better": "better", "level": ".", "too_few": "not judged"}
@@ -11,8 +11,7 @@ HEAD = ["task", "metric", "champion", "challenger", "worse by", "tolerated", "no
 def headline(verdict: Verdict) -> str:
     """The verdict in one line."""
     if not verdict.blessed:
-        many = len(verdict.reasons)
-        return f"REFUSED for {many} reason{'s' if many > 1 else ''}: the champion stays"
+        return "REFUSED: the champion stays"
     judged = sum(c.judges for c in verdict.comparisons)
     if judged:
         return f"BLESSED: none of {judged} comparisons is worse beyond tolerance and noise"
@@ -21,7 +20,7 @@ def headline(verdict: Verdict) -> str:
 
 def lines(verdict: Verdict) -> list[str]:
     """The verdict, its reasons, a table of what matters, and what did not judge."""
-    out = [headline(verdict), *(f"  {number}. {words}" for number, words in enumerate(verdict.reasons, start=1))]
+    out = [headline(verdict), *(f"  {words}" for words in _in_short(verdict))]
     shown = [c for c in verdict.comparisons if c.slice == ALL or c.verdict in ("worse", "unsure")]
     if shown:
         out += ["", *aligned([HEAD, *(_row(c, verdict.critical) for c in shown)]).splitlines()]
@@ -35,6 +34,16 @@ def lines(verdict: Verdict) -> list[str]:
         )
         out += ["", f"floors of the AUC: {told}"]
     return out + ([""] if verdict.notes else []) + [f"note: {note}" for note in verdict.notes]
+
+
+def _in_short(verdict: Verdict) -> list[str]:
+    """A line a task that pays, then the reasons that are no comparison's."""
+    blocking = [c for c in verdict.comparisons if c.verdict == "worse" or (c.verdict == "unsure" and verdict.unsure)]
+    out = [
+        task_line([c for c in blocking if c.task == task], verdict.comparisons)
+        for task in dict.fromkeys(c.task for c in blocking)
+    ]
+    return out + verdict.reasons[len(blocking) :]
 
 
 def _row(c: Comparison, critical: float | None) -> list[str]:
