@@ -20,14 +20,15 @@ def headline(verdict: Verdict) -> str:
 
 def lines(verdict: Verdict) -> list[str]:
     """The verdict, its reasons, a table of what matters, and what did not judge."""
-    out = [headline(verdict), *(f"  {words}" for words in _in_short(verdict))]
-    shown = [c for c in verdict.comparisons if c.slice == ALL or c.verdict in ("worse", "unsure")]
+    out = [headline(verdict), *(f"  {words}" for words in in_short(verdict))]
+    shown = [c for c in verdict.comparisons if c.slice == ALL or c in blocking(verdict)]
     if shown:
         out += ["", *aligned([HEAD, *(_row(c, verdict.critical) for c in shown)]).splitlines()]
-    if hidden := len(verdict.comparisons) - len(shown):
-        of_slices = [c for c in verdict.comparisons if c.slice != ALL]
-        few = sum(not c.judges for c in of_slices)
-        out += ["", f"and {hidden} comparisons on slices, none of them worse" + (f"; {few} not judged" if few else "")]
+    hidden = [c for c in verdict.comparisons if c not in shown]
+    if hidden:
+        counts = {word: sum(c.verdict == kind for c in hidden) for kind, word in WORDS.items()}
+        told = ", ".join(f"{counts[word]} {word}" for word in ("unsure", "better", "not judged") if counts[word])
+        out += ["", f"and {len(hidden)} comparisons on slices that refuse nothing" + (f": {told}" if told else "")]
     if verdict.floors:
         told = ", ".join(
             f"{f.task} {value_words(f.auc)} {'>=' if f.met else 'BELOW'} {f.floor:g}" for f in verdict.floors
@@ -36,14 +37,17 @@ def lines(verdict: Verdict) -> list[str]:
     return out + ([""] if verdict.notes else []) + [f"note: {note}" for note in verdict.notes]
 
 
-def _in_short(verdict: Verdict) -> list[str]:
+def in_short(verdict: Verdict) -> list[str]:
     """A line a task that pays, then the reasons that are no comparison's."""
-    blocking = [c for c in verdict.comparisons if c.verdict == "worse" or (c.verdict == "unsure" and verdict.unsure)]
-    out = [
-        task_line([c for c in blocking if c.task == task], verdict.comparisons)
-        for task in dict.fromkeys(c.task for c in blocking)
-    ]
-    return out + verdict.reasons[len(blocking) :]
+    found = blocking(verdict)
+    tasks = dict.fromkeys(c.task for c in found)
+    out = [task_line([c for c in found if c.task == task], verdict.comparisons) for task in tasks]
+    return out + verdict.reasons[len(found) :]
+
+
+def blocking(verdict: Verdict) -> list[Comparison]:
+    """The comparisons that refuse."""
+    return [c for c in verdict.comparisons if c.verdict == "worse" or (verdict.unsure and c.verdict == "unsure")]
 
 
 def _row(c: Comparison, critical: float | None) -> list[str]:

@@ -52,8 +52,12 @@ def worse_sentence(c: Comparison, comparisons: Sequence[Comparison], confidence:
 
 
 def listed(comparisons: Sequence[Comparison]) -> str:
-    """Comparisons and their deltas, in a row."""
-    return ", ".join(f"{what(c)} {METRICS[c.metric]} {delta_words(c.metric, c.delta)}" for c in comparisons)
+    """Comparisons and their deltas in a row, those on slices as a number."""
+    of_all = [c for c in comparisons if c.slice == ALL]
+    out = [f"{what(c)} {METRICS[c.metric]} {delta_words(c.metric, c.delta)}" for c in of_all]
+    if others := len(comparisons) - len(of_all):
+        out.append(f"{others} on slices")
+    return ", ".join(out)
 
 
 def task_line(blocking: Sequence[Comparison], comparisons: Sequence[Comparison]) -> str:
