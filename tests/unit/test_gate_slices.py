@@ -204,3 +204,15 @@ def test_only_row_groups_with_held_out_rows_are_read(log: Path, tmp_path: Path) 
     assert len(column_of_rows(job, manifest, "user_id", np.arange(240))) == 240
     with pytest.raises(InputError, match="vanished"):
         column_of_rows(job, manifest, "user_id", np.arange(260))
+
+
+def test_a_log_in_an_object_store(log: Path) -> None:
+    url = "memory://gate-slices/log"
+    write_log(url, DAYS[2:], ROWS, row_group_rows=[90, 0, 70], files_per_day=2, user_id=users_of(1))
+    spec = {"new": {"column": "user_id", "new_days": 2}, "tail": {"column": "city", "tail": 0.4}}
+    told: list[str] = []
+    masks = slice_masks(*planned(url)[:1], gate(**spec), planned(url)[1], LAST, HELD, told.append)
+    local = slice_masks(*planned(log)[:1], gate(**spec), planned(log)[1], LAST, HELD)
+    assert (masks["tail"] == local["tail"]).all()
+    assert masks["new"].sum() > local["new"].sum(), "a day less to have been seen on"
+    assert told == ["slice new: of 2 earlier days 1 are missing, and passed over: 2026-01-02"]

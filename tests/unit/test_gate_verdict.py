@@ -419,6 +419,8 @@ def test_the_verdict_is_a_file_whole_or_not_at_all(world: Exposures, tmp_path: P
         read_verdict(folder)
     with pytest.raises(InputError, match="cannot be written"):
         write_verdict(str(path / "below"), verdict, about)
+    write_verdict("memory://gate-verdict/day", verdict, about)
+    assert read_verdict("memory://gate-verdict/day") == (verdict, about)
 
 
 def test_the_page_says_what_the_verdict_says(world: Exposures, tmp_path: Path) -> None:
