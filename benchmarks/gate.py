@@ -4,10 +4,10 @@
     python benchmarks/gate.py campaign --out runs/gate   # keeps the models, and trains none that is there
     python benchmarks/gate.py family power speed
 
-    campaign   models of the packaged job, one a seed, trained on four generated days and scored on the fifth, which
-               none has seen. For each seed its model is champion, and challengers are: the same with noise on the
-               logits of `order` until its AUC is .005 lower, the same of `click`, the model of the next seed (a
-               replica), itself
+    campaign   models of the packaged job, one a seed, each trained warm on the fourth generated day from one parent,
+               which has seen the three before, and scored on the fifth. For each seed its model is champion, and
+               challengers are: the same with noise on the logits of `order` until its AUC is .005 lower, the same
+               of `click`, the model of the next seed (a replica), itself
     family     champion and challenger equally good, in worlds drawn anew: how often any of 21 comparisons that depend
                on each other is refused at a confidence of .95 and no tolerance, and how often without the correction
     power      losses of 0 to .01 planted in the AUC of `order`: how often they are refused, by this rule and by others
@@ -19,7 +19,6 @@ calls it.
 
 import argparse
 import dataclasses
-import datetime
 import os
 import subprocess
 import sys
@@ -34,11 +33,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.interleaved import machine  # noqa: E402
+from tests.exposures import auc_of_task, drawn, generated_job, planted  # noqa: E402
 
 CONFIG = ROOT / "jobs/configs/generated.yaml"
 TASKS = ("click", "cart", "fav", "order")
 PLANTED = 0.005
-JUDGED = datetime.date(2026, 1, 5)
 QUIET = ["train.log_every=100000", "train.checkpoint_every=100000", "tracking.mode=disabled"]
 
 
@@ -76,12 +75,16 @@ def models(out: Path, seeds: int, rows_per_day: int) -> None:
 
     log = out / "log"
     generate_log(str(log), LogSpec(rows_per_day=rows_per_day))
+    runs = {"parent": ["data.train.to=2026-01-03", "data.eval=null"]}
     for seed in range(seeds):
-        if not (out / f"seed-{seed}" / "result.json").exists():
+        day = [f"seed={seed}", "data.train.from=2026-01-04", f"warm_start.checkpoint={out}/parent/checkpoints"]
+        runs[f"seed-{seed}"] = [*day, "data.eval=null"]
+    for name, settings in runs.items():
+        if not (out / name / "result.json").exists():
             began = time.monotonic()
-            job = [str(CONFIG), f"output={out}/seed-{seed}", f"data.path={log}", f"seed={seed}"]
+            job = [str(CONFIG), f"output={out}/{name}", f"data.path={log}", *settings]
             launched(["train", "--nproc-per-node", "1", *job, *QUIET])
-            print(f"  seed {seed} trained in {time.monotonic() - began:.0f} s", flush=True)
+            print(f"  {name} trained in {time.monotonic() - began:.0f} s", flush=True)
     checkpoints = [f"score.models.seed-{seed}={out}/seed-{seed}/checkpoints" for seed in range(seeds)]
     job = [str(CONFIG), f"data.path={log}", f"score.out={out}/scores", *checkpoints]
     launched(["score", "--nproc-per-node", "1", *job, "tracking.mode=disabled"])
@@ -123,23 +126,6 @@ def campaign(arguments: argparse.Namespace, out: Path) -> None:
         _told(name, verdicts)
     first = read_predictions(scores, "seed-0")
     _sizes(job, first, read_predictions(scores, "seed-1"), user_N)
-
-
-def planted(model, task: str, loss: float, seed: int):  # type: ignore[no-untyped-def]
-    """The same predictions but for noise on one task's logits: its AUC on its own space falls by `loss`."""
-    at = model.tasks.index(task)
-    noise_N = np.random.default_rng([seed, at]).normal(size=model.logit_TN.shape[1]).astype(np.float32)
-
-    def noisy(scale: float):  # type: ignore[no-untyped-def]
-        logit_TN = model.logit_TN.copy()
-        logit_TN[at] += np.float32(scale) * noise_N
-        return dataclasses.replace(model, logit_TN=logit_TN)
-
-    whole, low, high = auc_of_task(model, at), 0.0, 4.0
-    for _ in range(20):
-        middle = (low + high) / 2
-        low, high = (middle, high) if whole - auc_of_task(noisy(middle), at) < loss else (low, middle)
-    return noisy(high)
 
 
 def _told(name: str, verdicts: list) -> None:
@@ -202,7 +188,6 @@ def family(arguments: argparse.Namespace, out: Path) -> None:
     """False refusals over worlds in which nothing is worse."""
     from pipeline.gate.verdict import judge
     from schemas.daily import GateConfig
-    from tests.exposures import drawn, generated_job
 
     job, gate = generated_job(), GateConfig(resamples=400)
     print("share of worlds in which one of 21 comparisons is refused, though nothing is worse\n")
@@ -231,7 +216,6 @@ def power(arguments: argparse.Namespace, out: Path) -> None:
     """Refusals of planted losses of AUC, by rule."""
     from pipeline.gate.verdict import judge
     from schemas.daily import GateConfig
-    from tests.exposures import drawn, generated_job
 
     job, gate, at = generated_job(), GateConfig(resamples=400), TASKS.index("order")
     worlds, tolerance = max(1, arguments.worlds // 4), gate.tolerance.auc
@@ -247,13 +231,13 @@ def power(arguments: argparse.Namespace, out: Path) -> None:
         for seed in range(worlds):
             world = drawn(seed, users=users, rows_a_user=5)
             old, new = world.predicted(0.3), world.predicted(0.3)
-            before = auc_of_task(old, at)
+            before = auc_of_task(old, "order")
             more_N = world.rng.normal(size=len(world.user_N)).astype(np.float32)
             for loss, scale in scales.items():
                 logit_TN = new.logit_TN.copy()
                 logit_TN[at] += np.float32(scale) * more_N
                 worse = dataclasses.replace(new, logit_TN=logit_TN)
-                delta[loss].append(before - auc_of_task(worse, at))
+                delta[loss].append(before - auc_of_task(worse, "order"))
                 if seed < 3 and loss in (0.0, 0.005):
                     verdict = judge(job, gate, old, worse, {}, world.user_N, seed)
                     told = [c for c in verdict.comparisons if (c.task, c.space, c.metric) == ("order", "own", "auc")]
@@ -277,20 +261,10 @@ def noise_of(model, worse, at: int) -> float:  # type: ignore[no-untyped-def]
     return float((worse.logit_TN[at] - model.logit_TN[at]).std())
 
 
-def auc_of_task(model, at: int) -> float:  # type: ignore[no-untyped-def]
-    """AUC of one task on its own space."""
-    from pipeline.gate.resample import Ranking
-
-    own_N = model.space_TN[at]
-    score_M, positive_M = model.logit_TN[at][own_N].astype(np.float64), model.label_TN[at][own_N] > 0.5
-    return float(Ranking(score_M, positive_M, np.zeros(len(score_M), np.int64), 1).auc(np.ones((1, 1), np.int32))[0])
-
-
 def speed(arguments: argparse.Namespace, out: Path) -> None:
     """CPU seconds of judging, by number of users."""
     from pipeline.gate.verdict import judge
     from schemas.daily import GateConfig
-    from tests.exposures import drawn, generated_job
 
     job = generated_job()
     print("rows     users    comparisons  CPU seconds of judge, 1,000 resamples")

@@ -103,4 +103,6 @@ def _rules(page: Page, verdict: Verdict) -> None:
 
 
 def _about_words(value: Any) -> str:
+    if value is None:
+        return NOTHING
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

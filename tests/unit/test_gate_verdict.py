@@ -18,7 +18,7 @@ from pipeline.predictions import Predictions
 from schemas.daily import GateConfig, Tolerance
 from schemas.errors import InputError
 from schemas.tasks import TaskSpec
-from tests.exposures import TASKS, Exposures, drawn, generated_job
+from tests.exposures import TASKS, Exposures, drawn, generated_job, planted
 
 JOB = generated_job()
 GATE = GateConfig(resamples=100)
@@ -92,6 +92,21 @@ def test_a_seesaw_is_refused_and_said_so(world: Exposures) -> None:
     for words in (f"{worse.champion:.4f} -> {worse.challenger:.4f}", "0.0020 is tolerated", "a seesaw", "click AUC"):
         assert words in reason
     assert not any(words.startswith(("click", "cart", "fav")) for words in verdict.reasons)
+
+
+@pytest.mark.parametrize("task", ["click", "order"])
+def test_half_a_hundredth_of_auc_is_refused_in_one_task(task: str) -> None:
+    """benchmarks/gate.py has the same with real models and 20 seeds."""
+    for seed in range(2):
+        world = drawn(seed, users=8000)
+        model = world.predicted(0.3)
+        verdict = run(model, planted(model, task, 0.005, seed), world)
+        assert of(verdict, task).delta == pytest.approx(0.005, abs=1e-5)
+        assert of(verdict, task).verdict == "worse"
+        assert {c.task for c in verdict.comparisons if c.verdict == "worse"} <= {
+            task,
+            *(TASKS if task == "click" else ()),
+        }
 
 
 def test_a_loss_within_tolerance_passes_however_sure_it_is(world: Exposures) -> None:
