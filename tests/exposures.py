@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.gate.resample import Ranking
 from pipeline.predictions import Predictions
 from schemas.job import JobConfig
 from schemas.load import load_job
@@ -54,3 +55,28 @@ def drawn(seed: int, users: int = 2000, rows_a_user: float = 5.0, of_user: float
     label_TN = (rng.random((tasks, rows)) < 1 / (1 + np.exp(-logit_TN))).astype(np.float32)
     label_TN[1:] *= label_TN[0]
     return Exposures(1000 + 7 * user_N, logit_TN, label_TN, rng)
+
+
+def auc_of_task(model: Predictions, task: str) -> float:
+    """AUC of one task on its own space."""
+    at = model.tasks.index(task)
+    own_N = model.space_TN[at]
+    score_M, positive_M = model.logit_TN[at][own_N].astype(np.float64), model.label_TN[at][own_N] > 0.5
+    return float(Ranking(score_M, positive_M, np.zeros(len(score_M), np.int64), 1).auc(np.ones((1, 1), np.int32))[0])
+
+
+def planted(model: Predictions, task: str, loss: float, seed: int) -> Predictions:
+    """The same predictions but for noise on one task's logits: its AUC on its own space is lower by `loss`."""
+    at = model.tasks.index(task)
+    noise_N = np.random.default_rng([seed, at]).normal(size=model.logit_TN.shape[1]).astype(np.float32)
+
+    def noisy(scale: float) -> Predictions:
+        logit_TN = model.logit_TN.copy()
+        logit_TN[at] += np.float32(scale) * noise_N
+        return dataclasses.replace(model, logit_TN=logit_TN)
+
+    whole, low, high = auc_of_task(model, task), 0.0, 4.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if whole - auc_of_task(noisy(middle), task) < loss else (low, middle)
+    return noisy(high)

@@ -119,7 +119,7 @@ def _too_few(sample: Sample, gate: GateConfig, users: Users) -> str:
     classes = {"positives": positive_M, "negatives": ~positive_M} if sample.binary else {"rows": whole_M}
     for what, of_M in classes.items():
         if (count := int(of_M.sum())) < gate.min_positives:
-            return f"{count:,} {what}, under {gate.min_positives}"
+            return f"{count:,} {what}, under {gate.min_positives:,}"
     for what, of_M in classes.items():
         if (count := len(np.unique(users.code_N[sample.row_M[of_M]]))) < MIN_USERS:
             return f"its {what} come of {count} users, under {MIN_USERS}"

@@ -22,7 +22,7 @@ from pipeline.data.value_counts import hash64
 from pipeline.gate.compare import Measured, Users, auc_of, measured, undefined
 from pipeline.gate.record import ALL, OWN, Comparison, Floor, Verdict, Word
 from pipeline.gate.samples import Model, Sample, same_rows, samples
-from pipeline.gate.words import floor_sentence, worse_sentence
+from pipeline.gate.words import floor_sentence, listed, worse_sentence
 from pipeline.predictions import Predictions
 from schemas.daily import GateConfig
 from schemas.errors import InputError
@@ -174,19 +174,17 @@ def _verdict(
     floors: list[Floor],
     critical: float | None,
 ) -> Verdict:
-    blocking = [c for c in comparisons if c.verdict == "worse"]
-    unsure = [c for c in comparisons if c.verdict == "unsure"]
+    strict = gate.unsure == "refuse"
+    blocking = [c for c in comparisons if c.verdict == "worse" or (strict and c.verdict == "unsure")]
+    passed = [c for c in comparisons if c.verdict == "unsure" and not strict]
     reasons = [worse_sentence(c, comparisons, gate.confidence) for c in blocking]
     reasons += [floor_sentence(floor) for floor in floors if not floor.met]
-    notes = []
-    for c in unsure:
-        sentence = worse_sentence(c, comparisons, gate.confidence)
-        if gate.unsure == "refuse":
-            reasons.append(f"{sentence} (daily.gate.unsure is refuse)")
-        else:
-            notes.append(f"{sentence}; let pass, as daily.gate.unsure is pass")
+    notes = [f"let pass, since it may be noise (daily.gate.unsure is pass): {listed(passed)}"] if passed else []
     if old is not None:
         notes += _strangers(old, new)
+        of_all = [c for c in comparisons if c.slice == ALL and c.space == OWN and c.task in old.names]
+        silent = {c.task: c.note for c in of_all if not c.judges}
+        notes += [f"{name} was not judged: {note}" for name, note in silent.items()]
         if not any(c.judges for c in comparisons):
             reasons.append(
                 "nothing could be compared: the held-out rows are too few, or the models have no task in common; hold "
@@ -194,13 +192,7 @@ def _verdict(
             )
     elif not floors:
         notes.append("no champion and no daily.gate.floors: nothing was judged")
-    if old is None:
-        return Verdict(not reasons, reasons, comparisons, floors, notes, critical, gate.confidence, gate.resamples)
-    silent = [c.task for c in comparisons if c.slice == ALL and c.space == OWN and not c.judges]
-    for name in dict.fromkeys(silent):
-        note = next(c.note for c in comparisons if c.task == name and c.slice == ALL and c.space == OWN)
-        notes.append(f"{name} was not judged: {note}")
-    return Verdict(not reasons, reasons, comparisons, floors, notes, critical, gate.confidence, gate.resamples)
+    return Verdict(not reasons, reasons, comparisons, floors, notes, critical, gate.confidence, gate.resamples, strict)
 
 
 def _strangers(old: Model, new: Model) -> list[str]:

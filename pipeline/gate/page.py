@@ -3,12 +3,12 @@
 from typing import Any
 
 from pipeline.gate.plots import deltas_plot
-from pipeline.gate.record import Comparison, Verdict
-from pipeline.gate.terminal import WORDS, headline
+from pipeline.gate.record import AUC, MSE, Comparison, Verdict
+from pipeline.gate.terminal import WORDS, headline, in_short
 from pipeline.gate.words import METRICS, NOTHING, delta_words, value_words, what
 from pipeline.report.page import Cell, Page, Row
 
-TONES = {"worse": "bad", "unsure": "bad", "better": "good", "level": "quiet", "too_few": "quiet"}
+TONES = {"worse": "bad", "unsure": "", "better": "good", "level": "quiet", "too_few": "quiet"}
 UNITS = {
     "auc": "Fall of the AUC",
     "log_loss": "Rise of the log loss, per cent of the champion's",
@@ -22,7 +22,7 @@ def verdict_page(verdict: Verdict, about: dict[str, Any]) -> Page:
     title = "blessed" if verdict.blessed else "refused"
     day = f", {about['day']}" if "day" in about else ""
     page = Page(f"Gate: {title}{day}", headline(verdict))
-    for words in verdict.reasons:
+    for words in in_short(verdict):
         page.text(words, "bad")
     for words in verdict.notes:
         page.text(f"Note: {words}.")
@@ -38,13 +38,17 @@ def verdict_page(verdict: Verdict, about: dict[str, Any]) -> Page:
             for f in verdict.floors
         ]
         page.table(["task", "floor", "challenger", "positives"], rows)
+    if verdict.reasons:
+        page.section("Reasons", "Every comparison and floor that refuses.")
+        for words in verdict.reasons:
+            page.text(f"{words}.")
     _rules(page, verdict)
     return page
 
 
 def _metric(page: Page, verdict: Verdict, comparisons: list[Comparison]) -> None:
     metric = comparisons[0].metric
-    page.section(METRICS[metric].capitalize() if metric == "log_loss" or metric == "calibration" else METRICS[metric])
+    page.section(METRICS[metric] if metric in (AUC, MSE) else METRICS[metric].capitalize())
     drawn = [c for c in comparisons if c.low is not None]
     if drawn:
         page.figure(
@@ -61,7 +65,7 @@ def _metric(page: Page, verdict: Verdict, comparisons: list[Comparison]) -> None
         rows.append(
             [
                 what(c),
-                Cell(WORDS[c.verdict], TONES[c.verdict], c.note),
+                Cell("level" if c.verdict == "level" else WORDS[c.verdict], TONES[c.verdict], c.note),
                 value_words(c.champion),
                 value_words(c.challenger),
                 delta_words(metric, c.delta),
@@ -99,4 +103,6 @@ def _rules(page: Page, verdict: Verdict) -> None:
 
 
 def _about_words(value: Any) -> str:
+    if value is None:
+        return NOTHING
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -8,14 +8,14 @@ from pipeline.report.plots import drawing
 
 INCHES_A_LINE = 0.3
 COLOURS = {"worse": "#b2182b", "unsure": "#e69f00", "better": "#009e73", "level": "#5f6b7a"}
-TOLERATED = "#dfe5ec"
+TOLERATED = "#c3ccd8"
 
 
 def deltas_plot(comparisons: Sequence[Comparison], unit: str) -> str:
     """A forest plot of comparisons of one metric, a line each, the first on top; all must have an interval."""
     scale = 1 if comparisons[0].metric in (AUC, CALIBRATION) else 100
     height = 1.0 + INCHES_A_LINE * len(comparisons)
-    with drawing(f"{unit}, by task and slice, with intervals and tolerances", 6.0, height) as (drawn, axes):
+    with drawing(f"{unit}, by task and slice, with intervals and tolerances", 5.2, height) as (drawn, axes):
         for place, c in enumerate(comparisons):
             assert c.delta is not None
             assert c.low is not None
@@ -37,5 +37,5 @@ def deltas_plot(comparisons: Sequence[Comparison], unit: str) -> str:
         axes.set_ylim(len(comparisons) - 0.4, -0.6)  # the first on top
         axes.grid(axis="y", visible=False)
         axes.locator_params(axis="x", nbins=5)
-        axes.set_xlabel(unit)
+        axes.set_xlabel(unit, fontsize=9)
     return drawn.svg

@@ -80,6 +80,8 @@ class Verdict:
     """How many standard errors a delta must be above 0 before noise is ruled out; None where nothing was compared."""
     confidence: float
     resamples: int
+    unsure: bool = False
+    """Whether a loss that may be noise blocks as well."""
 
     def to_json(self) -> dict[str, Any]:
         """As a tree for a JSON file."""

@@ -93,7 +93,8 @@ def columns_of(
             values = _keyed(batch.column(0), column, stretch.group, key)
             if kind is not None and values.type != kind:
                 raise InputError(
-                    f"{stretch.group.path}: column '{column}' holds strings in some files, integers in others; write it alike"
+                    f"{stretch.group.path}: column '{column}' holds {values.type}, other files hold {kind}; "
+                    "write them alike"
                 )
             kind = values.type
             yield stretch, begin, values

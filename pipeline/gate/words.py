@@ -44,11 +44,34 @@ def worse_sentence(c: Comparison, comparisons: Sequence[Comparison], confidence:
     low, high, delta = (delta_words(c.metric, x) for x in (c.low, c.high, c.delta))
     size = f"{change} of {delta.lstrip('+')}" if c.metric != CALIBRATION else f"{change} by {delta.lstrip('+')}"
     tolerance = delta_words(c.metric, c.tolerance, signed=False)
-    chance = "beyond noise" if c.verdict == "worse" else "which may be noise"
+    chance = "beyond noise" if c.verdict == "worse" else "which may be noise (daily.gate.unsure is refuse)"
     return (
         f"{head}, {size} where {tolerance} is tolerated, {chance} "
         f"({100 * confidence:g} % interval {low} to {high}){_gained(c, comparisons)}"
     )
+
+
+def listed(comparisons: Sequence[Comparison]) -> str:
+    """Comparisons and their deltas in a row, those on slices as a number."""
+    of_all = [c for c in comparisons if c.slice == ALL]
+    out = [f"{what(c)} {METRICS[c.metric]} {delta_words(c.metric, c.delta)}" for c in of_all]
+    if others := len(comparisons) - len(of_all):
+        out.append(f"{others} on slices")
+    return ", ".join(out)
+
+
+def task_line(blocking: Sequence[Comparison], comparisons: Sequence[Comparison]) -> str:
+    """What one task lost, in short: the first of its comparisons that block, and how many more."""
+    first, *more = blocking
+    size = first.note or (
+        f"worse by {delta_words(first.metric, first.delta, signed=False)}, "
+        f"{delta_words(first.metric, first.tolerance, signed=False)} tolerated"
+    )
+    told = (
+        f"{what(first)} PAYS: {METRICS[first.metric]} {value_words(first.champion)} -> {value_words(first.challenger)}"
+    )
+    others = f"; so do {len(more)} more of its comparisons" if more else ""
+    return f"{told} ({size}){others}{_gained(first, comparisons)}"
 
 
 def _gained(c: Comparison, comparisons: Sequence[Comparison]) -> str:
