@@ -1,0 +1,328 @@
+"""Poisoned days are stopped by the right rule in the right words; clean days pass; what was accepted passes."""
+
+import dataclasses
+import datetime
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from pipeline.daily import differences
+from pipeline.daily.checks import Finding, check_champion, check_day, passed
+from pipeline.daily.columns import ColumnDay, Sums
+from pipeline.daily.event_times import TimeDay
+from pipeline.daily.statistics import DayStatistics, day_statistics, edges_of
+from pipeline.data.declared_truth import TruthSpec
+from pipeline.data.files import plan
+from pipeline.data.generated_log import LogSpec, generate_log, truth_probabilities
+from pipeline.data.ground_truth import GroundTruth
+from schemas.daily import ChecksConfig
+from schemas.errors import InputError
+from schemas.events import DayRange
+from schemas.job import JobConfig
+from schemas.load import load_job
+from tests.logs import override, put, write_parquet
+
+ROOT = Path(__file__).parents[2]
+DAYS, ROWS, ITEMS = 8, 12_000, 5000
+CHECKS = ChecksConfig()
+FIRST = datetime.date(2026, 1, 1)
+POISONED = FIRST + datetime.timedelta(DAYS - 1)
+Columns = dict[str, Callable[[pa.Array], Any]]
+
+
+def world(seed: int, drift: float) -> TruthSpec:
+    return TruthSpec(seed=seed, drift=drift, items=ITEMS)
+
+
+def generated(root: Path, seed: int, drift: float, days: int = DAYS) -> JobConfig:
+    """The job of the generated log, its strings and numbers allowed to be missing."""
+    generate_log(str(root), LogSpec(world=world(seed, drift), days=days, rows_per_day=ROWS))
+    job = load_job(ROOT / "jobs/configs/generated.yaml", [f"data.path={root}"])
+    missing = {"city": "unknown", "age": 40.0}
+    features = [f.model_copy(update={"missing": missing[f.name]}) if f.name in missing else f for f in job.features]
+    return job.model_copy(update={"features": features})
+
+
+def statistics(job: JobConfig, day: datetime.date, recent: list[DayStatistics]) -> DayStatistics:
+    manifest = plan(job, DayRange.model_validate({"from": day, "to": day}))
+    return day_statistics(job, day, manifest, lambda text: None, edges_of(recent))
+
+
+def statistics_of_days(job: JobConfig, days: int) -> list[DayStatistics]:
+    out: list[DayStatistics] = []
+    for n in range(days):
+        out.append(statistics(job, FIRST + datetime.timedelta(n), out))
+    return out
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> JobConfig:
+    return generated(tmp_path_factory.mktemp("checks") / "log", 0, 0.08)
+
+
+@pytest.fixture(scope="module")
+def recent(job: JobConfig) -> list[DayStatistics]:
+    return statistics_of_days(job, DAYS - 1)
+
+
+@pytest.fixture(scope="module")
+def clean(job: JobConfig) -> pa.Table:
+    return pq.read_table(Path(job.data.path) / f"dt={POISONED}", partitioning=None)
+
+
+def poisoned(job: JobConfig, recent: list[DayStatistics], folder: Path, table: pa.Table) -> list[Finding]:
+    """What is found where the last day holds this table instead."""
+    day = folder / f"dt={POISONED}"
+    day.mkdir(parents=True)
+    write_parquet(day / "part-00000.parquet", table, 5000)
+    (day / "_SUCCESS").touch()
+    elsewhere = job.model_copy(update={"data": job.data.model_copy(update={"path": str(folder)})})
+    return check_day(job, CHECKS, statistics(elsewhere, POISONED, recent), recent, set())
+
+
+def rotated(column: pa.Array) -> pa.Array:
+    names = sorted(pc.unique(column).to_pylist())
+    return pa.array(names[1:] + names[:1]).take(pc.index_in(column, pa.array(names)))
+
+
+def exchanged(column: pa.Array) -> pa.Array:
+    return pa.array(np.random.default_rng(1).permutation(ITEMS)[column.to_numpy()])
+
+
+def tripled(column: pa.Array) -> pa.Array:
+    own_N = column.to_numpy() != 0
+    return pa.array((own_N | (np.random.default_rng(1).random(len(own_N)) < 2 / 3)).astype(np.int8))
+
+
+def times(factor: float) -> Callable[[pa.Array], pa.Array]:
+    return lambda column: pc.multiply(column, pa.scalar(factor, column.type))
+
+
+POISONS: list[tuple[str, Columns, set[str]]] = [
+    ("a label rate tripled", {"click": tripled}, {f"label_rate:{task}" for task in ("click", "cart", "fav", "order")}),
+    ("positives of a child gone", {"order": lambda c: np.zeros(len(c), np.int8)}, {"label_rate:order"}),
+    ("age in months", {"age": times(12)}, {"mean:age", "distance:age"}),
+    ("price in another currency", {"price": times(7)}, {"mean:price", "distance:price", "meaning:price"}),
+    ("item ids exchanged among themselves", {"item_id": exchanged}, {"distance:item_id", "meaning:item_id"}),
+    ("cities exchanged among themselves", {"city": rotated}, {"meaning:city"}),
+    (
+        "item ids all new",
+        {"item_id": lambda c: pc.add(c, ITEMS)},
+        {"distance:item_id", "meaning:item_id", "fresh_ids:item_id", "unknown:item"},
+    ),
+    ("a column all missing", {"city": lambda c: pa.nulls(len(c), pa.string())}, {"missing:city"}),
+    ("numbers all missing", {"age": lambda c: pa.nulls(len(c), pa.float32())}, {"missing:age"}),
+    (
+        "a timestamp of the future",
+        {"event_time": lambda c: put(c, 5077, datetime.datetime(2031, 3, 4, 5, 6))},
+        {"event_time"},
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("columns", "words"), [pytest.param(*p[1:], id=p[0]) for p in POISONS])
+def test_a_poisoned_day_is_stopped_by_the_right_rule(
+    columns: Columns, words: set[str], job: JobConfig, recent: list[DayStatistics], clean: pa.Table, tmp_path: Path
+) -> None:
+    found = poisoned(job, recent, tmp_path, override(clean, columns))
+    assert {f.word for f in found} == words
+    for finding in found:
+        assert f"--accept {finding.word}" in finding.words
+        assert "daily.checks." in finding.words
+        assert str(POISONED) in finding.words
+
+
+def test_half_of_the_volume_gone(job: JobConfig, recent: list[DayStatistics], clean: pa.Table, tmp_path: Path) -> None:
+    every_other = clean.take(pa.array(np.arange(0, ROWS, 2)))
+    (found,) = poisoned(job, recent, tmp_path, every_other)
+    assert (found.rule, found.here, found.usual, found.limit) == ("volume", ROWS / 2, ROWS, 1.6)
+    assert found.words == (
+        "rows: 6,000 on 2026-01-08, a median of 12,000 on the 7 recent days; a factor of 2.00, above "
+        "daily.checks.rows_times = 1.6; see whether the day is whole, and written once; if it is right, --accept volume"
+    )
+
+
+def test_a_future_timestamp_is_named_with_its_place(
+    job: JobConfig, recent: list[DayStatistics], clean: pa.Table, tmp_path: Path
+) -> None:
+    table = override(clean, {"event_time": lambda c: put(c, 5077, datetime.datetime(2031, 3, 4, 5, 6))})
+    (found,) = poisoned(job, recent, tmp_path, table)
+    place = "dt=2026-01-08/part-00000.parquet, row group 1, row 77: 2031-03-04 05:06:00"
+    assert place in found.words
+    assert found.words.startswith("event_time: 1 row lies outside of 2026-01-08")
+    assert found.usual is None
+    # and from the first day on, without any other to compare with
+    (again,) = poisoned(job, [], tmp_path / "first", table)
+    assert again.rule == "event_time"
+
+
+def odd(job: JobConfig, days: list[DayStatistics]) -> list[str]:
+    """Findings of each day against those before it, as they would be found day by day."""
+    return [f.words for n, day in enumerate(days) for f in check_day(job, CHECKS, day, days[:n], set())]
+
+
+def test_clean_days_pass(job: JobConfig, recent: list[DayStatistics]) -> None:
+    today = statistics(job, POISONED, recent)
+    assert odd(job, [*recent, today]) == []
+
+
+@pytest.mark.parametrize("drift", [0.0, 0.08])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(s, marks=pytest.mark.long) for s in range(2, 21))])
+def test_clean_days_of_any_seed_pass(seed: int, drift: float, tmp_path: Path) -> None:
+    job = generated(tmp_path, seed, drift)
+    assert odd(job, statistics_of_days(job, DAYS)) == []
+
+
+# days of given numbers
+
+
+def plain(day: str, rows: int = 1000, **changes: Any) -> DayStatistics:
+    return dataclasses.replace(
+        DayStatistics(day, "f", rows, 0, {"click": Sums.share(rows, rows // 4)}, {}, [], {}, TimeDay([], rows, 0)),
+        **changes,
+    )
+
+
+def dates(count: int, first: str = "2026-01-05") -> list[str]:  # a Monday
+    begin = datetime.date.fromisoformat(first)
+    return [str(begin + datetime.timedelta(n)) for n in range(count)]
+
+
+def words(job: JobConfig, today: DayStatistics, recent: list[DayStatistics], checks: ChecksConfig = CHECKS) -> set[str]:
+    return {f.word for f in check_day(job, checks, today, recent, set())}
+
+
+def test_a_day_is_compared_once_enough_have_passed_and_with_the_latest(job: JobConfig) -> None:
+    days = dates(20)
+    odd = plain("2026-02-01", 300)
+    assert words(job, odd, [plain(day) for day in days[:2]]) == set()
+    assert words(job, odd, [plain(day) for day in days[:3]]) == {"volume"}
+    early = [plain(day) for day in days[:13]] + [plain(day, 310) for day in days[13:]]
+    assert words(job, odd, early) == set()
+    assert words(job, odd, list(reversed(early))) == set()  # in whatever order they come
+    assert words(job, odd, early, ChecksConfig(recent_days=20)) == {"volume"}
+
+
+def test_a_weekend_is_known_by_a_window_of_seven_days(job: JobConfig) -> None:
+    week = [plain(day, 1000) for day in dates(5)] + [plain(day, 2000) for day in dates(2, "2026-01-10")]
+    assert words(job, plain("2026-01-17", 2100), week) == set()  # a Saturday
+    assert words(job, plain("2026-01-16", 2100), week[-1:] + week[:-1]) == {"volume"}  # a Friday
+    assert words(job, plain("2026-01-17", 4000), week) == {"volume"}
+
+
+def test_a_new_normal_is_accepted_once_and_an_odd_day_does_not_become_one_for_others(job: JobConfig) -> None:
+    usual = [plain(day) for day in dates(7)]
+    today = plain("2026-01-12", 3000)
+    (finding,) = check_day(job, CHECKS, today, usual, {"volume"})
+    assert (finding.accepted, finding.word) == (True, "volume")
+    accepted = passed(today, [finding])
+    assert accepted.accepted == ["volume"]
+    recent = [*usual[1:], accepted]
+    assert words(job, plain("2026-01-13", 3100), recent) == set()  # goes on from there
+    assert words(job, plain("2026-01-13", 1000), recent) == set()  # or back
+    assert words(job, plain("2026-01-13", 300), recent) == {"volume"}
+    assert words(job, plain("2026-01-13", 3100), [*usual[1:], today]) == {"volume"}  # had nobody accepted it
+
+
+def test_words_accept_a_rule_or_one_column_of_it_and_a_misspelt_one_is_refused(job: JobConfig) -> None:
+    usual = [plain(day) for day in dates(3)]
+    today = plain("2026-01-12", 3000, tasks={"click": Sums.share(3000, 2900)})
+    for accept, expected in (
+        ({"label_rate"}, {"label_rate:click": True, "volume": False}),
+        ({"label_rate:click", "volume"}, {"label_rate:click": True, "volume": True}),
+        ({"label_rate:order"}, {"label_rate:click": False, "volume": False}),
+    ):
+        assert {f.word: f.accepted for f in check_day(job, CHECKS, today, usual, accept)} == expected
+    with pytest.raises(InputError, match="--accept: 'volum' names no rule; did you mean 'volume'"):
+        check_day(job, CHECKS, today, usual, {"volum"})
+
+
+def test_a_change_must_be_large_and_beyond_the_noise_of_rows_and_days(job: JobConfig) -> None:
+    def rate(share: float, rows: int, day: str) -> DayStatistics:
+        return plain(day, tasks={"click": Sums(rows, share, math.sqrt(share * (1 - share)))})
+
+    today = "2026-02-01"
+    for rows, here, expected in ((1_000_000, 0.14, set()), (1_000_000, 0.16, {"label_rate:click"}), (200, 0.16, set())):
+        assert words(job, rate(here, rows, today), [rate(0.1, rows, day) for day in dates(7)]) == expected
+    scattered = [rate(0.1 + 0.03 * (-1) ** n, 1_000_000, day) for n, day in enumerate(dates(7))]
+    assert words(job, rate(0.16, 1_000_000, today), scattered) == set()
+    assert words(job, rate(0.40, 1_000_000, today), scattered) == {"label_rate:click"}
+    one_odd = [rate(0.1, 1_000_000, day) for day in dates(6)] + [rate(0.4, 1_000_000, "2026-01-11")]
+    assert words(job, rate(0.3, 1_000_000, today), one_odd[:6]) == {"label_rate:click"}
+    assert words(job, rate(0.6, 1_000_000, "2026-02-02"), one_odd) == {"label_rate:click"}  # it hides nothing
+
+
+def test_the_standard_error_is_that_of_two_samples_and_of_the_days_between() -> None:
+    days = [Sums(1000, mean, 2.0) for mean in (10.0, 10.1, 10.2, 9.9, 10.0)]
+    found = differences.in_deviations(Sums(500, 12.0, 2.0), days)
+    every = np.sqrt((5000 * (4.0 + np.var([10.0, 10.1, 10.2, 9.9, 10.0])) + 0) / 5000)
+    whole = np.concatenate([np.repeat([10.0, 10.1, 10.2, 9.9, 10.0], 1000), np.repeat(12.0, 500)])
+    within = math.sqrt(4.0 + whole.var()) * math.sqrt(1 / 5000 + 1 / 500)
+    between = 1.4826 * 0.1
+    assert found.size == pytest.approx((12 - 10.04) / every)
+    assert found.z == pytest.approx((12 - 10.04) / math.hypot(within, between))
+
+
+def test_a_regression_label_near_zero_is_held_to_its_deviation() -> None:
+    days = [Sums(10_000, 0.01, 1.0)] * 3
+    assert differences.scaled(Sums(10_000, 0.05, 1.0), days).size == pytest.approx(0.04)
+    assert differences.scaled(Sums(10_000, 300.0, 1.0), [Sums(10_000, 100.0, 5.0)] * 3).size == pytest.approx(2.0)
+
+
+def test_a_column_is_compared_with_the_days_that_have_it_counted_alike(job: JobConfig) -> None:
+    def day(date: str, counts: list[int]) -> DayStatistics:
+        return plain(date, columns=[ColumnDay("city", "string", "city", Sums.share(100, 0), count_R=np.array(counts))])
+
+    without = [plain(date) for date in dates(3)]
+    two = [day(date, [50, 50]) for date in dates(2, "2026-01-08")]
+    assert words(job, day("2026-02-01", [0, 100]), [*without, *two]) == set()  # two of five: too few
+    assert words(job, day("2026-02-01", [0, 100]), [*without, *two, day("2026-01-10", [50, 50])]) == {"distance:city"}
+
+
+# the champion
+
+
+def result(auc: float | None, error: float = 0.002) -> dict[str, Any]:
+    own = {"auc": auc, "auc_low": auc and auc - 1.96 * error, "auc_high": auc and auc + 1.96 * error}
+    return {"click": {"kind": "binary", "own": own}}
+
+
+def test_a_fall_of_the_champions_auc_is_found_beyond_limit_and_noise(job: JobConfig) -> None:
+    recent = [result(0.74), result(0.75), result(0.76)]
+    (found,) = check_champion(job, CHECKS, result(0.69), recent)
+    assert (found.word, found.here, found.usual) == ("auc_drop:click", 0.69, pytest.approx(0.75))
+    assert found.words.startswith("AUC of the champion on click: 0.6900 on the new day, 0.7500 on the 3 recent days;")
+    assert check_champion(job, CHECKS, result(0.71), recent) == []
+    assert check_champion(job, CHECKS, result(0.82), recent) == []
+    assert check_champion(job, CHECKS, result(0.69, error=0.02), recent) == []
+    assert check_champion(job, CHECKS, result(None), recent) == []
+    assert check_champion(job, CHECKS, result(0.69), [*recent[:2], result(None)]) == []
+    assert check_champion(job, CHECKS, result(0.69), recent, {"auc_drop:click"})[0].accepted
+
+
+def test_what_no_distribution_shows_the_champion_does(
+    job: JobConfig, recent: list[DayStatistics], clean: pa.Table, tmp_path: Path
+) -> None:
+    """Positions exchanged among themselves: drawn uniformly, they look as ever. The truth stands for the champion."""
+    order = np.random.default_rng(0).permutation(20)
+    swapped = override(clean, {"position": lambda c: pa.array(order[c.to_numpy()])})
+    found = poisoned(job, recent, tmp_path, swapped)
+    assert {f.word for f in found} == {"meaning:position"}  # and not by its distribution
+    truth = GroundTruth(world(0, 0.08))
+
+    def scored(table: pa.Table) -> dict[str, Any]:
+        auc = roc_auc_score(table["click"].to_numpy(), truth_probabilities(truth, DAYS - 1, table).click)
+        return result(float(auc))
+
+    both = override(swapped, {"item_id": exchanged})
+    fallen = check_champion(job, CHECKS, scored(both), [scored(clean)] * 3)
+    assert [f.word for f in fallen] == ["auc_drop:click"]
+    assert check_champion(job, CHECKS, scored(clean), [scored(clean)] * 3) == []
