@@ -3,20 +3,18 @@
 import dataclasses
 import datetime
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from pipeline.daily import differences
 from pipeline.daily.checks import Finding, check_champion, check_day, passed
-from pipeline.daily.columns import ColumnDay, Sums
+from pipeline.daily.columns import ColumnDay, Sums, ValueWatch
 from pipeline.daily.event_times import TimeDay
 from pipeline.daily.statistics import DayStatistics, day_statistics, edges_of
 from pipeline.data.declared_truth import TruthSpec
@@ -28,14 +26,14 @@ from schemas.errors import InputError
 from schemas.events import DayRange
 from schemas.job import JobConfig
 from schemas.load import load_job
-from tests.logs import override, put, write_parquet
+from tests.logs import write_parquet
+from tests.poisons import POISONS, Poison
 
 ROOT = Path(__file__).parents[2]
 DAYS, ROWS, ITEMS = 8, 12_000, 5000
 CHECKS = ChecksConfig()
 FIRST = datetime.date(2026, 1, 1)
 POISONED = FIRST + datetime.timedelta(DAYS - 1)
-Columns = dict[str, Callable[[pa.Array], Any]]
 
 
 def world(seed: int, drift: float) -> TruthSpec:
@@ -88,52 +86,12 @@ def poisoned(job: JobConfig, recent: list[DayStatistics], folder: Path, table: p
     return check_day(job, CHECKS, statistics(elsewhere, POISONED, recent), recent, set())
 
 
-def rotated(column: pa.Array) -> pa.Array:
-    names = sorted(pc.unique(column).to_pylist())
-    return pa.array(names[1:] + names[:1]).take(pc.index_in(column, pa.array(names)))
-
-
-def exchanged(column: pa.Array) -> pa.Array:
-    return pa.array(np.random.default_rng(1).permutation(ITEMS)[column.to_numpy()])
-
-
-def tripled(column: pa.Array) -> pa.Array:
-    own_N = column.to_numpy() != 0
-    return pa.array((own_N | (np.random.default_rng(1).random(len(own_N)) < 2 / 3)).astype(np.int8))
-
-
-def times(factor: float) -> Callable[[pa.Array], pa.Array]:
-    return lambda column: pc.multiply(column, pa.scalar(factor, column.type))
-
-
-POISONS: list[tuple[str, Columns, set[str]]] = [
-    ("a label rate tripled", {"click": tripled}, {f"label_rate:{task}" for task in ("click", "cart", "fav", "order")}),
-    ("positives of a child gone", {"order": lambda c: np.zeros(len(c), np.int8)}, {"label_rate:order"}),
-    ("age in months", {"age": times(12)}, {"mean:age", "distance:age"}),
-    ("price in another currency", {"price": times(7)}, {"mean:price", "distance:price", "meaning:price"}),
-    ("item ids exchanged among themselves", {"item_id": exchanged}, {"distance:item_id", "meaning:item_id"}),
-    ("cities exchanged among themselves", {"city": rotated}, {"meaning:city"}),
-    (
-        "item ids all new",
-        {"item_id": lambda c: pc.add(c, ITEMS)},
-        {"distance:item_id", "meaning:item_id", "fresh_ids:item_id", "unknown:item"},
-    ),
-    ("a column all missing", {"city": lambda c: pa.nulls(len(c), pa.string())}, {"missing:city"}),
-    ("numbers all missing", {"age": lambda c: pa.nulls(len(c), pa.float32())}, {"missing:age"}),
-    (
-        "a timestamp of the future",
-        {"event_time": lambda c: put(c, 5077, datetime.datetime(2031, 3, 4, 5, 6))},
-        {"event_time"},
-    ),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("columns", "words"), [pytest.param(*p[1:], id=p[0]) for p in POISONS])
+@pytest.mark.parametrize("poison", POISONS.values(), ids=POISONS)
 def test_a_poisoned_day_is_stopped_by_the_right_rule(
-    columns: Columns, words: set[str], job: JobConfig, recent: list[DayStatistics], clean: pa.Table, tmp_path: Path
+    poison: Poison, job: JobConfig, recent: list[DayStatistics], clean: pa.Table, tmp_path: Path
 ) -> None:
-    found = poisoned(job, recent, tmp_path, override(clean, columns))
-    assert {f.word for f in found} == words
+    found = poisoned(job, recent, tmp_path, poison.spoil(clean))
+    assert {f.word for f in found} == poison.words
     for finding in found:
         assert f"--accept {finding.word}" in finding.words
         assert "daily.checks." in finding.words
@@ -141,8 +99,7 @@ def test_a_poisoned_day_is_stopped_by_the_right_rule(
 
 
 def test_half_of_the_volume_gone(job: JobConfig, recent: list[DayStatistics], clean: pa.Table, tmp_path: Path) -> None:
-    every_other = clean.take(pa.array(np.arange(0, ROWS, 2)))
-    (found,) = poisoned(job, recent, tmp_path, every_other)
+    (found,) = poisoned(job, recent, tmp_path, POISONS["half of the volume gone"].spoil(clean))
     assert (found.rule, found.here, found.usual, found.limit) == ("volume", ROWS / 2, ROWS, 1.6)
     assert found.words == (
         "rows: 6,000 on 2026-01-08, a median of 12,000 on the 7 recent days; a factor of 2.00, above "
@@ -153,7 +110,7 @@ def test_half_of_the_volume_gone(job: JobConfig, recent: list[DayStatistics], cl
 def test_a_future_timestamp_is_named_with_its_place(
     job: JobConfig, recent: list[DayStatistics], clean: pa.Table, tmp_path: Path
 ) -> None:
-    table = override(clean, {"event_time": lambda c: put(c, 5077, datetime.datetime(2031, 3, 4, 5, 6))})
+    table = POISONS["a timestamp of the future"].spoil(clean)
     (found,) = poisoned(job, recent, tmp_path, table)
     place = "dt=2026-01-08/part-00000.parquet, row group 1, row 77: 2031-03-04 05:06:00"
     assert place in found.words
@@ -308,21 +265,37 @@ def test_a_fall_of_the_champions_auc_is_found_beyond_limit_and_noise(job: JobCon
     assert check_champion(job, CHECKS, result(0.69), recent, {"auc_drop:click"})[0].accepted
 
 
-def test_what_no_distribution_shows_the_champion_does(
-    job: JobConfig, recent: list[DayStatistics], clean: pa.Table, tmp_path: Path
-) -> None:
-    """Positions exchanged among themselves: drawn uniformly, they look as ever. The truth stands for the champion."""
-    order = np.random.default_rng(0).permutation(20)
-    swapped = override(clean, {"position": lambda c: pa.array(order[c.to_numpy()])})
-    found = poisoned(job, recent, tmp_path, swapped)
-    assert {f.word for f in found} == {"meaning:position"}  # and not by its distribution
+@pytest.mark.parametrize("name", ["positions counted from the bottom", "item ids exchanged among themselves"])
+def test_the_champion_shows_what_its_columns_no_longer_mean(name: str, job: JobConfig, clean: pa.Table) -> None:
+    """The truth stands for the champion."""
     truth = GroundTruth(world(0, 0.08))
 
     def scored(table: pa.Table) -> dict[str, Any]:
         auc = roc_auc_score(table["click"].to_numpy(), truth_probabilities(truth, DAYS - 1, table).click)
         return result(float(auc))
 
-    both = override(swapped, {"item_id": exchanged})
-    fallen = check_champion(job, CHECKS, scored(both), [scored(clean)] * 3)
-    assert [f.word for f in fallen] == ["auc_drop:click"]
-    assert check_champion(job, CHECKS, scored(clean), [scored(clean)] * 3) == []
+    spoilt, usual = scored(POISONS[name].spoil(clean)), scored(clean)
+    assert [f.word for f in check_champion(job, CHECKS, spoilt, [usual] * 3)] == ["auc_drop:click"]
+    assert check_champion(job, CHECKS, usual, [usual] * 3) == []
+
+
+def test_values_of_equal_share_exchanged_are_seen_by_label_and_champion_and_by_no_distribution(job: JobConfig) -> None:
+    rate_V = np.linspace(0.1, 0.9, 10)
+
+    def day(seed: int, given: np.ndarray) -> tuple[DayStatistics, dict[str, Any]]:
+        random = np.random.default_rng(seed)
+        value_N = random.integers(0, 10, 20_000)
+        one_N = random.random(20_000) < rate_V[value_N]
+        watch = ValueWatch("code", "id", "code")
+        watch.add(pa.array(given[value_N]), pa.array(one_N))
+        auc = roc_auc_score(one_N, rate_V[given[value_N]])  # a champion that knows each code's rate
+        day = str(FIRST + datetime.timedelta(seed))
+        return plain(day, 20_000, tasks={"click": Sums.share(20_000, int(one_N.sum()))}, columns=[watch.day()]), result(
+            auc
+        )
+
+    usual = [day(seed, np.arange(10)) for seed in range(3)]
+    today, champion = day(3, np.random.default_rng(0).permutation(10))
+    assert words(job, today, [statistics for statistics, _ in usual]) == {"meaning:code"}
+    found = check_champion(job, CHECKS, champion, [tasks for _, tasks in usual])
+    assert [f.word for f in found] == ["auc_drop:click"]
