@@ -246,6 +246,29 @@ def test_a_column_is_compared_with_the_days_that_have_it_counted_alike(job: JobC
     assert words(job, day("2026-02-01", [0, 100]), [*without, *two, day("2026-01-10", [50, 50])]) == {"distance:city"}
 
 
+def test_a_share_from_nothing_and_a_constant_that_changed_are_told_without_infinities(job: JobConfig) -> None:
+    def day(date: str, rate: float, mean: float) -> DayStatistics:
+        column = ColumnDay("age", "number", "age", Sums.share(1000, 0), Sums(1000, mean, 0.0))
+        return plain(date, tasks={"click": Sums.share(1000, round(rate * 1000))}, columns=[column])
+
+    recent = [day(date, 0.0, 3.0) for date in dates(4)]
+    found = check_day(job, CHECKS, day("2026-02-01", 0.2, 4.0), [*recent, day("2026-02-01", 0.2, 4.0)], set())
+    assert [f.word for f in found] == ["label_rate:click", "mean:age"]  # and the day is not compared with itself
+    assert "a change from 0, above" in found[0].words
+    assert "a change of what was constant, above" in found[1].words
+
+
+def test_a_column_of_two_kinds_is_missing_once_and_an_indicator_gone_is_found(job: JobConfig) -> None:
+    def day(date: str, missing: int, shown: int) -> DayStatistics:
+        columns = [ColumnDay("hour", kind, "hour", Sums.share(1000, missing)) for kind in ("id", "number")]
+        return plain(date, columns=columns, indicators={"click": Sums.share(1000, shown)})
+
+    click = job.tasks[0].model_copy(update={"indicator": "shown"})
+    shown = job.model_copy(update={"tasks": [click, *job.tasks[1:]]})
+    found = check_day(shown, CHECKS, day("2026-02-01", 400, 0), [day(date, 0, 500) for date in dates(4)], set())
+    assert [f.word for f in found] == ["label_rate:shown", "missing:hour"]
+
+
 # the champion
 
 
