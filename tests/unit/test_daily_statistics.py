@@ -3,6 +3,7 @@
 import datetime
 import json
 import math
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -298,3 +299,17 @@ def test_progress_is_told_now_and_then(log: Path, monkeypatch: pytest.MonkeyPatc
     job = small_job(log)
     day_statistics(job, DAY, plan(job, DayRange.model_validate({"from": DAY, "to": DAY})), told.append)
     assert told[-1].startswith(f"validating 2026-01-01: {ROWS:,} of {ROWS:,} rows, ")
+
+
+def test_memory_does_not_grow_with_the_day(tmp_path: Path) -> None:
+    peaks = []
+    for groups in (2, 16):
+        root = tmp_path / str(groups)
+        write_log(root, DAYS[:1], 2000 * groups, row_group_rows=2000)
+        job = small_job(root)
+        statistics(job)  # what is made once
+        tracemalloc.start()
+        statistics(job)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
