@@ -1,4 +1,4 @@
-"""Telling people what became of a day: an alert of its wandb run, a webhook. Nothing here can stop the day. No torch.
+"""Telling people what became of a day: an alert of its wandb run, a webhook. Nothing here can stop the day.
 
 The webhook's URL comes from the environment and is often a secret: it is never shown, nor what an error says of it.
 """

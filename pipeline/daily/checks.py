@@ -76,7 +76,7 @@ def check_day(
     Raises InputError for a word that names no rule.
     """
     check_accepted(accepted)
-    recent = sorted(recent, key=lambda day: day.day)[-checks.recent_days :]
+    recent = sorted((day for day in recent if day.day != today.day), key=lambda day: day.day)[-checks.recent_days :]
     found = _outside(checks, today)
     for quantity in quantities(job, today):
         odd = _odd(quantity, checks, today, recent)
@@ -85,7 +85,10 @@ def check_day(
     first = job.tasks[first_task(job)].name
     if any(f.rule == "label_rate" and f.subject == first for f in found):
         found = [f for f in found if f.rule != "meaning"]  # what columns tell of another label is the label's doing
-    return [_judged(finding, accepted) for finding in found]
+    once = {
+        finding.words: finding for finding in found
+    }  # a column that is read as an id and as a number is missing once
+    return [_judged(finding, accepted) for finding in once.values()]
 
 
 def passed(today: DayStatistics, findings: Sequence[Finding]) -> DayStatistics:

@@ -3,8 +3,8 @@
 Values (ids, strings, lists' elements) are counted in SLOTS slots of a hash, numbers between edges that the first day
 fixes, so that days are comparable; and in each slot the positives of the job's first task, since a column whose values
 are exchanged among themselves may look the same and tell something else. The sample of a column of values holds those
-with the lowest hashes: days that share a value share it in their samples, and so the share of look-ups whose value
-another day never had is estimated without keeping all values (bottom-k sampling: Cohen and Kaplan 2007). No torch.
+with the lowest hashes: days that share a value share it in their samples, and so the share of values that another day
+never had is estimated without keeping all of them (bottom-k sampling: Cohen and Kaplan 2007). No torch.
 
 Shapes: N rows or elements of a batch, D distinct values, R slots, K sampled values.
 """
@@ -32,6 +32,8 @@ GROUPS = 64
 """Of numbers, of near-equal counts on the first day."""
 SAMPLED = 512
 """Values a day's sample holds; a column of fewer values is known whole."""
+BINNED = 65_536
+"""Numbers of a batch that are put into the histogram: all rows', of lists' weights every so many."""
 IN_LISTS = ("elements", "weights")
 """Kinds of which a row has many, or none."""
 ALL = 1 << 32
@@ -244,7 +246,8 @@ class NumberWatch(Watch):
         self._finite += len(x_N)
         self._total += float(off_N.sum())
         self._squares += float(off_N @ off_N)
-        np.add.at(self._count_R, numbers.bins(x_N, self._centre), 1)
+        every = -(-len(x_N) // BINNED)
+        np.add.at(self._count_R, numbers.bins(x_N[::every], self._centre), 1)
 
     def _add_ones(self, column: pa.Array) -> None:
         x_N = self._numbers(column)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from pipeline.daily.columns import ColumnDay, Float64, Sample, Sums
+from pipeline.daily.columns import ALL, ColumnDay, Float64, Sample, Sums
 
 ROUNDING = 1e-12
 """By so much may the mean of a constant differ from day to day."""
@@ -106,31 +106,30 @@ def _shares(day: ColumnDay) -> Float64:
 
 
 def fresh(here: ColumnDay, others: Sequence[ColumnDay], recent: Sequence[ColumnDay]) -> Difference:
-    """Rise of the share of look-ups whose value the others do not have, over that of each recent day after the first.
+    """Rise of the share of values that the others do not have, over that of each recent day after the first.
 
-    Estimated from samples that all days have in common, or exact of a column of few values.
+    Of the distinct values and of the look-ups, the smaller share: one new value among three is little where it is rare,
+    and of many values a sample says more of how many are new than of how often they come.
     """
     found, error = _fresh(here, others)
     in_order = [_fresh(day, recent[:place])[0] for place, day in enumerate(recent) if place]
     usual = statistics.median(in_order) if in_order else 0.0
+    error = math.hypot(error, _scatter(in_order)) if in_order else error
     return Difference(found, usual, found - usual, (found - usual) / error if error else math.inf)
 
 
 def _fresh(here: ColumnDay, others: Sequence[ColumnDay]) -> tuple[float, float]:
-    """The share and its standard error, that of a ratio over sampled values."""
+    """The share and its standard error: exact where all days' values are in their samples."""
     samples = [_sample(day) for day in (here, *others)]
     below = min(sample.below for sample in samples)
-    kept = [sample.hash_K < below for sample in samples]
-    hash_K, count_K = samples[0].hash_K[kept[0]], samples[0].count_K[kept[0]].astype(np.float64)
-    total = count_K.sum()
-    if not total:
+    own, *rest = ([array[sample.hash_K < below] for array in (sample.hash_K, sample.count_K)] for sample in samples)
+    hash_K, count_K = own
+    if not len(hash_K):
         return 0.0, 0.0
-    known = np.concatenate([sample.hash_K[k] for sample, k in zip(samples[1:], kept[1:], strict=True)])
-    fresh_K = ~np.isin(hash_K, known)
-    share = float(count_K[fresh_K].sum() / total)
-    whole = samples[0].below > int(hash_K.max(initial=0)) and below == 1 << 32
-    error = 0.0 if whole else float(np.sqrt(((count_K * (fresh_K - share)) ** 2).sum()) / total)
-    return share, error
+    fresh_K = ~np.isin(hash_K, np.concatenate([hashes for hashes, _ in rest]))
+    values, look_ups = float(fresh_K.mean()), float(count_K[fresh_K].sum() / count_K.sum())
+    error = 0.0 if below == ALL else math.sqrt(values * (1 - values) / len(hash_K))
+    return min(values, look_ups), error
 
 
 def _sample(day: ColumnDay) -> Sample:

@@ -1,6 +1,7 @@
 """What is compared of a day with other days: where it stands, how, against which limit, and how it is told."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -44,11 +45,8 @@ def quantities(job: JobConfig, today: DayStatistics) -> Iterator[Quantity]:
         tell = _told_rate if binary else _told_mean
         yield Quantity("label_rate", name, what, "label_change", _sums("tasks", name), _pair(measure), tell)
         if task.indicator:
-            what, of = (
-                f"share of rows with a 1 in '{task.indicator}', the indicator of {name}",
-                _sums("indicators", name),
-            )
-            compare = _pair(differences.relative)
+            what, compare = f"share of 1 in '{task.indicator}', the indicator of {name}", _pair(differences.relative)
+            of = _sums("indicators", name)
             yield Quantity("label_rate", task.indicator, what, "label_change", of, compare, _told_rate)
     first = job.tasks[first_task(job)].name
     for column in today.columns:
@@ -140,7 +138,8 @@ def _told_rows(found: Difference) -> tuple[str, str, str]:
 
 
 def _told_rate(found: Difference) -> tuple[str, str, str]:
-    return f"{found.here:.4%}", f"{found.usual:.4%}", f"a change by {found.size:.0%}"
+    change = f"a change by {found.size:.0%}" if math.isfinite(found.size) else "a change from 0"
+    return f"{found.here:.4%}", f"{found.usual:.4%}", change
 
 
 def _told_mean(found: Difference) -> tuple[str, str, str]:
@@ -153,7 +152,9 @@ def _told_points(found: Difference) -> tuple[str, str, str]:
 
 
 def _told_deviations(found: Difference) -> tuple[str, str, str]:
-    return f"{found.here:.5g}", f"{found.usual:.5g}", f"a change by {found.size:.2f} standard deviations"
+    constant = "a change of what was constant"
+    change = f"a change by {found.size:.2f} standard deviations" if math.isfinite(found.size) else constant
+    return f"{found.here:.5g}", f"{found.usual:.5g}", change
 
 
 def _told_distance(found: Difference) -> tuple[str, str, str]:

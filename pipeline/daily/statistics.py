@@ -134,11 +134,12 @@ class _Pass:
         self._first = first_task(job)
         self._indicators = {name: [0, 0] for name in self._layout.indicators}
         self._unknown = {f.name: [0, 0] for f in self.job.valued}
-        self._pieces: list[Piece] = []
+        self._log = QuarantineLog("validation", job.data.bad)
         self._rows = self._read = 0
 
     def run(self, manifest: Manifest, tell: Callable[[str], None]) -> DayStatistics:
         began = told = time.monotonic()
+        self._leave_out(left_out(manifest))
         for stretch, first, batch in self._batches(manifest):
             group = stretch.group
             if isinstance(batch, Lost):
@@ -150,12 +151,10 @@ class _Pass:
             if now - told > TELL_SECONDS:
                 told, speed = now, self._read / (now - began)
                 tell(f"validating {self.day}: {self._read:,} of {manifest.rows:,} rows, {speed:,.0f} rows/s")
-        lost = [*left_out(manifest), *self._pieces]
-        log = QuarantineLog("validation", self.job.data.bad, lost)
-        log.check_budget()
         if not self._rows:
-            raise InputError(f"{self.job.data.path}: no row of {self.day} could be read; the first: {lost[0]}")
-        return self._found(manifest, sum(log.totals))
+            missed = self._log.pieces()[0]
+            raise InputError(f"{self.job.data.path}: no row of {self.day} could be read; the first: {missed}")
+        return self._found(manifest)
 
     def _batches(self, manifest: Manifest) -> Iterator[tuple[Stretch, int, pa.RecordBatch | Lost]]:
         """The decoded rows, with the columns that no feature declares a type for."""
@@ -167,19 +166,22 @@ class _Pass:
     def _lost(self, stretch: Stretch, first: int, reason: str) -> None:
         group = stretch.group
         piece = Piece(below_root(group.path), group.index, first, stretch.stop - first, "corrupt", "", reason)
-        self._pieces.append(piece)
+        self._leave_out([piece])
+
+    def _leave_out(self, pieces: list[Piece]) -> None:
+        for piece in pieces:
+            self._log.add(piece)
+        self._log.check_budget()
 
     def add(self, batch: pa.RecordBatch, first_row: int, where: Where) -> None:
         """Adds decoded rows, the first of this number in the manifest. Raises InputError."""
         self._read += batch.num_rows
         rows = self._encode(batch, np.arange(first_row, first_row + batch.num_rows), where)
-        if rows.flagged or (rows.row_id_N < 0).any():
-            good_N = rows.row_id_N >= 0
-            self._pieces += self._flags.come_up(rows.row_id_N[~good_N])
+        good_N = rows.row_id_N >= 0
+        if rows.flagged:
+            self._leave_out(self._flags.come_up(rows.row_id_N[~good_N]))
             batch = batch.filter(pa.array(good_N))
             where = dataclasses.replace(where, kept_N=np.flatnonzero(good_N))
-        else:
-            good_N = np.ones(batch.num_rows, np.bool_)
         self._rows += batch.num_rows
         one_N = pa.array(self._count_labels(rows, good_N)[good_N])
         self._count_unknown(rows, good_N, batch)
@@ -232,12 +234,12 @@ class _Pass:
         }
         return self._declared | free
 
-    def _found(self, manifest: Manifest, lost: int) -> DayStatistics:
+    def _found(self, manifest: Manifest) -> DayStatistics:
         return DayStatistics(
             day=str(self.day),
             manifest=manifest.fingerprint,
             rows=self._rows,
-            left_out=lost,
+            left_out=sum(self._log.totals),
             tasks={task.name: self._task(task.name) for task in self.job.tasks},
             indicators={name: Sums.share(*counts) for name, counts in self._indicators.items()},
             columns=[watched.day() for watched in self._watches.values()],
