@@ -70,14 +70,14 @@ def said(day: str, success: bool, tries: int, checks: Any) -> dict[str, Any]:
     return {"day": day, "state": state, "gate": gate and gate.passed, "reasons": reasons, "tries": tries}
 
 
-def backfill(module: Any, file: str, first: str, last: str) -> str:
-    """What became of a backfill, iterated as the daemon does it, but its runs in this process and without pauses."""
+def asked(module: Any, settings: str, first: str, last: str) -> dg.DagsterInstance:
+    """An instance in DAGSTER_HOME with `backfill`, as the web page's form asks for it."""
     home = Path(os.environ["DAGSTER_HOME"])
     home.mkdir(parents=True)
-    (home / "dagster.yaml").write_text(SETTINGS)
+    (home / "dagster.yaml").write_text(settings)
     instance = dg.DagsterInstance.get()
     keys = module.days.get_partition_keys_in_range(dg.PartitionKeyRange(first, last))
-    asked = PartitionBackfill.from_asset_partitions(
+    backfill = PartitionBackfill.from_asset_partitions(
         backfill_id="backfill",
         asset_graph=module.defs.resolve_asset_graph(),
         partition_names=list(keys),
@@ -90,7 +90,13 @@ def backfill(module: Any, file: str, first: str, last: str) -> str:
         description=None,
         run_config=None,
     )
-    instance.add_backfill(asked)
+    instance.add_backfill(backfill)
+    return instance
+
+
+def backfilled(module: Any, file: str, first: str, last: str) -> str:
+    """What became of a backfill, iterated as the daemon does it, but its runs in this process and without pauses."""
+    instance = asked(module, SETTINGS, first, last)
     target = PythonFileTarget(file, attribute=None, working_directory=None, location_name="fulcrum")
     with WorkspaceProcessContext(instance, target) as workspace:
         for _ in range(ITERATIONS):
@@ -108,5 +114,5 @@ if __name__ == "__main__":
     if how == "days":
         answer: dict[str, Any] = {"runs": run_days(module, days), "scheduled": scheduled(module)}
     else:
-        answer = {"backfill": backfill(module, file, *days)}
+        answer = {"backfill": backfilled(module, file, *days)}
     print(json.dumps(answer))

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import time
 from datetime import date
-from pathlib import Path
 
 from tests.schedules.commands import SCHEDULES
 from tests.schedules.home import Home, after
@@ -20,11 +19,16 @@ set -e
 mount -t tmpfs none /var/spool/cron && mkdir -p /var/spool/cron/crontabs
 mount --bind "$EMPTY" /etc/cron.d
 mount --bind /dev/null /etc/crontab
-[ -e /usr/sbin/sendmail ] || { touch /usr/sbin/sendmail && trap 'umount /usr/sbin/sendmail; rm -f /usr/sbin/sendmail' EXIT; }
+if [ ! -e /usr/sbin/sendmail ]; then
+  touch /usr/sbin/sendmail
+  trap 'umount /usr/sbin/sendmail; rm -f /usr/sbin/sendmail' EXIT
+fi
 mount --bind "$SENDMAIL" /usr/sbin/sendmail
-crontab "$CRONTAB"
-timeout -s TERM "$SECONDS_LEFT" env FAKETIME_DONT_RESET=1 faketime -f "$START x$SPEED" sh -c '
-  { echo FAKETIME_DONT_RESET=1; echo "LD_PRELOAD=$LD_PRELOAD"; echo "FAKETIME=$FAKETIME"; echo "FAKETIME_SHARED=$FAKETIME_SHARED"; cat "$CRONTAB"; } | crontab -
+export FAKETIME_DONT_RESET=1
+timeout -s TERM "$SECONDS_LEFT" faketime -f "$START x$SPEED" sh -c '
+  for name in FAKETIME_DONT_RESET LD_PRELOAD FAKETIME FAKETIME_SHARED; do
+    eval "echo $name=\\$$name"
+  done | cat - "$CRONTAB" | crontab -
   exec cron -f -L 5' || true
 """
 

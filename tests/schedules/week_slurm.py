@@ -1,4 +1,4 @@
-"""A week of the script under Slurm itself: slurmctld and slurmd of a cluster of this one machine, with eight pretended GPUs.
+"""A week of the script under Slurm itself: a cluster of this one machine, with eight pretended GPUs.
 
 Needs root, and the packages slurmctld, slurmd, slurm-client and munge.
 """
@@ -58,9 +58,10 @@ def run(home: Home, days: list[str]) -> list[str]:
     key.write_bytes(os.urandom(128))
     key.chmod(0o400)
     env = home.environment(path=os.environ["PATH"]) | {"SLURM_CONF": str(folder / "slurm.conf"), "LANG": "C.UTF-8"}
+    munge = {"key": key, "socket": "munge.socket", "pid": "munged.pid", "log": "munged.log", "seed": "munged.seed"}
+    files = [f"--{name}{'' if name == 'socket' else '-file'}={folder / file}" for name, file in munge.items()]
     daemons = [
-        ["munged", "-F", "--force", f"--key-file={key}", f"--socket={folder}/munge.socket"]
-        + [f"--pid-file={folder}/munged.pid", f"--log-file={folder}/munged.log", f"--seed-file={folder}/munged.seed"],
+        ["munged", "-F", "--force", *files],
         ["slurmctld", "-D"],
         ["slurmd", "-D", "-N", host],
     ]
