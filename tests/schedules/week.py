@@ -1,9 +1,9 @@
 """A simulated week through a schedule: python -m tests.schedules.week --engine ENGINE [--config CONFIG.yaml].
 
-cron and slurm start Debian's own daemons (root; apt-get install cron faketime slurmctld slurmd slurm-client munge),
-airflow and dagster their own schedulers in environments of their own. systemd and kubernetes run the command of the
-unit and of the pod. Without --config a stand-in takes the place of the retraining: the third day is stopped once, the
-fifth refused. With it, `./launch.sh daily` of this checkout trains the days from --first on.
+cron, systemd and slurm start Debian's own daemons (as root; apt-get install cron faketime slurmctld slurmd slurm-client
+munge), airflow and dagster their own schedulers in environments of their own; kubernetes runs the command of the pod.
+Without --config a stand-in takes the place of the retraining: the third day is stopped once, the fifth refused. With it,
+`./launch.sh daily` of this checkout trains the days from --first on.
 """
 
 import argparse
@@ -12,13 +12,13 @@ from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 
-from tests.schedules import week_airflow, week_commands, week_cron, week_dagster, week_slurm
+from tests.schedules import week_airflow, week_cron, week_dagster, week_kubernetes, week_slurm, week_systemd
 from tests.schedules.home import FIRST, REAL, STAND_IN, Home, days
 
 ENGINES: dict[str, Callable[[Home, list[str]], list[str]]] = {
     "cron": week_cron.run,
-    "systemd": week_commands.systemd,
-    "kubernetes": week_commands.kubernetes,
+    "systemd": week_systemd.run,
+    "kubernetes": week_kubernetes.run,
     "slurm": week_slurm.run,
     "airflow": week_airflow.run,
     "dagster": week_dagster.run,

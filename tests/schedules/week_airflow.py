@@ -67,4 +67,4 @@ def told(env: dict[str, str], home: Home, each: dict[str, Any]) -> list[str]:
     done = subprocess.run(command, env=env, cwd=home.path, capture_output=True, text=True, timeout=120)
     lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
     tasks = {task["task_id"]: task["state"] for task in json.loads(lines[-1])} if lines else {}
-    return [f"{each['run_id']}  {each['state']:8}  {tasks}"]
+    return [f"{each['logical_date'][:10]}  {each['state']:8}  {tasks}"]
