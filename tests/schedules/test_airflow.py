@@ -1,5 +1,6 @@
 """The DAG in Airflow's own engine: loaded by its bag, days in a row, a day refused, tries again."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,3 +66,11 @@ def test_what_another_try_would_repeat_is_not_tried_again(home: Home, ran: dict[
     assert (run["state"], run["tasks"]) == ("failed", {"retrain": "failed", "gate": "upstream_failed"})
     assert run["tries"]["retrain"] == 1
     assert [code for day, code, _ in home.starts() if day == "2026-01-11"] == [4]
+
+
+def test_a_task_that_is_killed_stops_the_training_with_sigterm(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.plan(d08=["hang"])
+    told = airflow(home, "--kill", str(home.output / "hangs"), days(1)[0])
+    assert told["killed"] == "AirflowException: exit code 75: the same command goes on"
+    assert home.starts() == [(days(1)[0], 75, "stopped by SIGTERM")]

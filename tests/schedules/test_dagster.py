@@ -1,5 +1,8 @@
 """The definitions in Dagster's own engine: days in a row, a day refused, tries again, a backfill by its daemon."""
 
+import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +69,17 @@ def test_a_backfill_of_the_daemon_trains_in_order_through_a_refused_day(tmp_path
     first, second, third = days(3)
     assert dagster(home, "backfill", first, third)["backfill"] == "COMPLETED_SUCCESS"
     assert home.starts() == [(first, 0, "promoted"), (second, 3, "refused"), (third, 0, "promoted")]
+
+
+def test_a_run_that_is_terminated_stops_the_training_with_sigterm(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.plan(d08=["hang"])
+    script = Path(__file__).with_name("dagster_days.py")
+    command = [str(python_of("dagster")), str(script), "days", str(FILE), days(1)[0]]
+    with subprocess.Popen(command, env=home.engine(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        while not (home.output / "hangs").exists():
+            assert run.poll() is None
+            time.sleep(0.05)
+        run.send_signal(signal.SIGINT)  # what the launcher makes of a termination
+        run.wait(timeout=60)
+    assert home.starts() == [(days(1)[0], 75, "stopped by SIGTERM")]

@@ -2,8 +2,8 @@
 
 cron, systemd and slurm start Debian's own daemons (as root; apt-get install cron faketime slurmctld slurmd slurm-client
 munge), airflow and dagster their own schedulers in environments of their own; kubernetes runs the command of the pod.
-Without --config a stand-in takes the place of the retraining: the third day is stopped once, the fifth refused. With it,
-`./launch.sh daily` of this checkout trains the days from --first on.
+Without --config a stand-in takes the place of the retraining: the third day is stopped once, the fifth refused. With
+it, `./launch.sh daily` of this checkout trains the days from --first on.
 """
 
 import argparse
