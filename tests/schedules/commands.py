@@ -102,8 +102,8 @@ EACH = {"cron": cron, "systemd": systemd, "kubernetes": kubernetes, "slurm": slu
 
 
 def engine_said(python: Path, script: str, *arguments: str, env: dict[str, str], cwd: Path) -> dict[str, Any]:
-    """The last line, as JSON, of a script that an engine's environment runs."""
+    """The last line of JSON of a script that an engine's environment runs."""
     command = [str(python), str(Path(__file__).parent / script), *arguments]
-    done = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, env=env, cwd=cwd, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-8000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    return json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])

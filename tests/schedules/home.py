@@ -5,6 +5,7 @@ import os
 import shutil
 import stat
 import sys
+from collections.abc import Mapping
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -36,10 +37,12 @@ class Home:
         _program(self.bin / "date", DATE)
 
     def plan(self, **tries: list[int | str]) -> None:
-        """What the tries at a day come to: d09=[75, 3]."""
-        (self.output / "plan.json").write_text(
-            json.dumps({f"2026-01-{day[1:]}": codes for day, codes in tries.items()})
-        )
+        """What the tries at a day of January come to: d09=[75, 3]."""
+        self.plan_days({f"2026-01-{day[1:]}": codes for day, codes in tries.items()})
+
+    def plan_days(self, tries: Mapping[str, list[int | str]]) -> None:
+        """The same, by date."""
+        (self.output / "plan.json").write_text(json.dumps(tries))
 
     def program(self, name: str, text: str) -> None:
         """A stand-in of a program, first on the PATH."""
@@ -73,9 +76,9 @@ def _program(path: Path, text: str) -> None:
     path.chmod(path.stat().st_mode | stat.S_IXUSR)
 
 
-def days(count: int) -> list[str]:
-    """The first COUNT days."""
-    return [str(FIRST + timedelta(days=n)) for n in range(count)]
+def days(count: int, first: date = FIRST) -> list[str]:
+    """COUNT days from the first one."""
+    return [str(first + timedelta(days=n)) for n in range(count)]
 
 
 def after(day: str, clock: str = "03:00") -> str:

@@ -1,7 +1,7 @@
-"""Complaints of Kubernetes' and Kubeflow's own schemas about manifests: python manifest_checks.py [--misspell] FILE ...
+"""Complaints of Kubernetes' and Kubeflow's own schemas about manifests: python manifest_checks.py FILE ...
 
-Runs in the environment of manifests.lock. Prints {file: [complaint, ...]}; with --misspell {file: [keys that may be
-misspelt without a complaint]}, every key of the manifest tried in turn.
+Runs in the environment of manifests.lock. Prints {path: {"complaints": [...], "misspelt": [keys that may be misspelt
+without a complaint, each key of the manifest tried in turn]}}.
 """
 
 import copy
@@ -54,11 +54,9 @@ def lost(given: Any, kept: Any, where: str) -> list[str]:
 def pytorch_job(manifest: dict[str, Any]) -> list[str]:
     """The training operator's models name every key and its type; the pods are held to Kubernetes' own schema too."""
     found = list(unknown(manifest, "KubeflowOrgV1PyTorchJob", ""))
-    known = {constants.REPLICA_TYPE_MASTER, constants.REPLICA_TYPE_WORKER}
-    found += [
-        f"no replica type {name!r}" for name in manifest["spec"]["pytorchReplicaSpecs"] if name.title() not in known
-    ]
-    for replica in manifest["spec"]["pytorchReplicaSpecs"].values():
+    for name, replica in manifest["spec"]["pytorchReplicaSpecs"].items():
+        if name not in (constants.REPLICA_TYPE_MASTER, constants.REPLICA_TYPE_WORKER):
+            found.append(f"no replica type {name!r}")
         template = replica["template"]
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "node"}, "spec": template["spec"]}
         kubernetes_validate.validate(pod, KUBERNETES, strict=True)
@@ -102,15 +100,14 @@ def misspellings(node: Any, where: str = "") -> Iterator[tuple[str, Any]]:
                 yield inner, whole
 
 
-def main(arguments: list[str]) -> dict[str, list[str]]:
-    """The complaints, or the misspellings without one."""
+def main(names: list[str]) -> dict[str, dict[str, list[str]]]:
+    """What is told of each file; misspellings only where nothing else is wrong."""
     told = {}
-    for name in [each for each in arguments if each != "--misspell"]:
+    for name in names:
         manifest = yaml.safe_load(Path(name).read_text())
-        if "--misspell" in arguments:
-            told[Path(name).name] = [where for where, changed in misspellings(manifest) if not complaints(changed)]
-        else:
-            told[Path(name).name] = complaints(manifest)
+        said = complaints(manifest)
+        passed = [] if said else [where for where, changed in misspellings(manifest) if not complaints(changed)]
+        told[name] = {"complaints": said, "misspelt": passed}
     return told
 
 

@@ -61,7 +61,7 @@ def come_to(output: Path, day: date) -> tuple[int, str]:
     folder, before = output / "days" / str(day), output / "days" / str(day - timedelta(days=1))
     verdict = folder / "verdict.json"
     if verdict.exists():
-        return (DONE if json.loads(verdict.read_text())["blessed"] else REFUSED), "done before"
+        return DONE, "done before"
     if any(output.glob("days/*/verdict.json")) and not (before / "verdict.json").exists():
         return 2, f"{before.name} was not trained"
     folder.mkdir(exist_ok=True)

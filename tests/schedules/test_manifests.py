@@ -1,59 +1,49 @@
 """Kubernetes' manifests against the schemas of Kubernetes and Kubeflow, and against what the exit codes mean."""
 
-import json
+import os
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.schedules.commands import SCHEDULES, expanded, manifest
+from tests.schedules.commands import SCHEDULES, engine_said, expanded, manifest
 from tests.schedules.environments import python_of
 from tests.schedules.home import Home
 
 NAMES = ["cronjob", "trainjob", "pytorchjob"]
-Checks = Callable[..., dict[str, list[str]]]
+WRONG_TYPES = {
+    "cronjob": ("backoffLimit: 12", "backoffLimit: twelve"),
+    "trainjob": ("numNodes: 2", "numNodes: two"),
+    "pytorchjob": ("backoffLimit: 3", "backoffLimit: three"),
+}
+Told = dict[str, dict[str, list[str]]]
 
 
 @pytest.fixture(scope="module")
-def checks() -> Checks:
-    """manifest_checks.py in its environment."""
-    python = python_of("manifests")
-    script = Path(__file__).parent / "manifest_checks.py"
-
-    def run(*arguments: str) -> dict[str, list[str]]:
-        done = subprocess.run([str(python), str(script), *arguments], capture_output=True, text=True, timeout=240)
-        assert done.returncode == 0, done.stderr[-8000:]
-        return json.loads(done.stdout)
-
-    return run
-
-
-def files() -> list[str]:
-    return [str(SCHEDULES / "kubernetes" / f"{name}.yaml") for name in NAMES]
-
-
-def test_the_schemas_take_every_manifest(checks: Checks) -> None:
-    assert checks(*files()) == {f"{name}.yaml": [] for name in NAMES}
-
-
-def test_the_schemas_refuse_each_key_misspelt(checks: Checks) -> None:
-    assert checks("--misspell", *files()) == {f"{name}.yaml": [] for name in NAMES}
-
-
-def test_the_schemas_refuse_wrong_types(checks: Checks, tmp_path: Path) -> None:
-    odd = {
-        "cronjob": ("concurrencyPolicy: Forbid", "concurrencyPolicy: 7"),
-        "trainjob": ("numNodes: 2", "numNodes: two"),
-        "pytorchjob": ("backoffLimit: 3", "backoffLimit: three"),
-    }
-    for name, (good, bad) in odd.items():
+def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
+    """What manifest_checks.py says of the manifests, and of copies with a wrong type: `wrong-NAME`."""
+    folder = tmp_path_factory.mktemp("manifests")
+    for name, (good, bad) in WRONG_TYPES.items():
         text = (SCHEDULES / "kubernetes" / f"{name}.yaml").read_text()
         assert good in text
-        (tmp_path / f"{name}.yaml").write_text(text.replace(good, bad))
-    told = checks(*(str(tmp_path / f"{name}.yaml") for name in NAMES))
-    assert all(told.values()), told
+        (folder / f"{name}.yaml").write_text(text)
+        (folder / f"wrong-{name}.yaml").write_text(text.replace(good, bad))
+    files = [str(file) for file in folder.iterdir()]
+    env = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+    said = engine_said(python_of("manifests"), "manifest_checks.py", *files, env=env, cwd=folder)
+    return {Path(file).stem: each for file, each in said.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_schema_takes_the_manifest(told: Told, name: str) -> None:
+    assert told[name]["complaints"] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_schema_refuses_each_key_misspelt_and_a_wrong_type(told: Told, name: str) -> None:
+    assert told[name]["misspelt"] == []
+    assert told[f"wrong-{name}"]["complaints"] != []
 
 
 def test_pods_that_end_with_an_answer_are_not_tried_again() -> None:

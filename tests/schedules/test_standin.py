@@ -26,7 +26,7 @@ def test_a_planned_day_fails_and_the_same_command_goes_on(tmp_path: Path) -> Non
     home = Home(tmp_path)
     home.plan(d08=[75, 3])
     codes = [launch(home, "--date", days(1)[0])[0] for _ in range(3)]
-    assert codes == [75, 3, 3]
+    assert codes == [75, 3, 0]
     assert home.verdicts() == {days(1)[0]: False}
 
 

@@ -1,8 +1,8 @@
-"""Fulcrum's daily retraining as an Airflow DAG (3.1 or newer): copy into the DAGs' folder.
+"""Fulcrum's daily retraining as an Airflow DAG (3.3): copy into the DAGs' folder.
 
-A run a day, one at a time and in order: `retrain` is `./launch.sh daily` on the worker's machine, `gate` reads the day's
-verdict. A refused day fails in `gate` alone, where it shows, and the next day goes on; a day that failed validation or is
-not trained stops the days behind it until it is cleared, or marked as done by hand.
+A run a day, one at a time and in order: `retrain` is `./launch.sh daily` on the worker's machine, `gate` reads the
+day's verdict. A refused day fails in `gate` alone, where it shows, and the next day goes on; a day that failed
+validation or was not trained stops the days behind it, until it is cleared or marked as done by hand.
 """
 
 import json

@@ -55,7 +55,6 @@ def verdict(day: str) -> dict:
     partitions_def=days,
     deps=[dg.AssetDep("ranker", partition_mapping=day_before)],
     check_specs=[dg.AssetCheckSpec("gate", asset="ranker", blocking=True)],
-    backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=1),
     pool="fulcrum_daily",
 )
 def ranker(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult]:
@@ -77,4 +76,4 @@ every_day = dg.build_schedule_from_partitioned_job(
     dg.define_asset_job("fulcrum_daily", selection=[ranker]), hour_of_day=3, minute_of_hour=0
 )
 
-defs = dg.Definitions(assets=[ranker], schedules=[every_day])
+defs = dg.Definitions(assets=[ranker], schedules=[every_day], executor=dg.in_process_executor)
