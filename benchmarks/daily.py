@@ -114,6 +114,7 @@ class Study:
             print(f"seed {self.seed}  {self.day(number)} done", flush=True)
 
     def daily(self, number: int) -> None:
+        """The day by its own command."""
         config = self._config("daily", self.tree)
         self._do(
             f"daily-{number}",

@@ -144,7 +144,7 @@ def two_and_three(three: Daily, tmp_path_factory: pytest.TempPathFactory) -> tup
 
 
 def test_a_stopped_day_goes_on(two_and_three: tuple[Daily, Daily], tmp_path: Path) -> None:
-    two, three = two_and_three
+    two, _ = two_and_three
     job = two.copy(tmp_path / "job")
     process = job.start("--date", DAYS[2], "train.max_steps=100000", "train.epochs=200")
     wait_until(lambda: any(Path(job.root).glob(f"days/{DAYS[2]}/challenger/checkpoints/step-*/manifest.json")), process)
