@@ -62,11 +62,11 @@ class Daily:
         shutil.copytree(self.folder, folder, symlinks=True)
         return Daily(folder, dict(self.environment))
 
-    def start(self, *words: str, kill_at: str = "") -> "subprocess.Popen[str]":
+    def start(self, *words: str, kill_at: str = "", flags: tuple[str, ...] = ()) -> "subprocess.Popen[str]":
         """The command, started."""
         env = environment() | self.environment | {"KILL_AT": kill_at}
         env["PYTHONPATH"] += f":{self.folder / 'warm'}"
-        command = [sys.executable, "-u", "-m", "jobs.daily", "--nproc-per-node", "1", "job.yaml", *words]
+        command = [sys.executable, "-u", "-m", "jobs.daily", "--nproc-per-node", "1", *flags, "job.yaml", *words]
         return warm.Popen(
             command,
             env=env,
@@ -77,9 +77,9 @@ class Daily:
             start_new_session=True,
         )
 
-    def run(self, *words: str, kill_at: str = "") -> tuple[int, str]:
+    def run(self, *words: str, kill_at: str = "", flags: tuple[str, ...] = ()) -> tuple[int, str]:
         """Its exit code and what it printed."""
-        process = self.start(*words, kill_at=kill_at)
+        process = self.start(*words, kill_at=kill_at, flags=flags)
         printed, _ = process.communicate(timeout=SECONDS)
         return process.returncode, printed
 

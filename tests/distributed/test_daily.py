@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import signal
+import socket
 import time
 from collections import Counter
 from pathlib import Path
@@ -175,6 +176,33 @@ def test_of_two_starts_one_trains(two_and_three: tuple[Daily, Daily], tmp_path: 
     assert os.uname().nodename in refused
     assert len(job.registry.promotions()) == 3
     assert_bitwise(job.checkpoint(DAYS[2]), three.checkpoint(DAYS[2]))
+
+
+def test_two_nodes_train_a_day_together(two_and_three: tuple[Daily, Daily], tmp_path: Path) -> None:
+    two, _ = two_and_three
+    job = two.copy(tmp_path / "job")
+    meeting = ("--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"localhost:{free_port()}")
+    follower = job.start("--date", DAYS[2], flags=(*meeting, "--node-rank", "1"))
+    leader = job.start("--date", DAYS[2], flags=(*meeting, "--node-rank", "0"))
+    told = [process.communicate(timeout=SECONDS)[0] for process in (leader, follower)]
+    assert (leader.returncode, follower.returncode) == (0, 0), told
+    assert told[1].count("joining") == 3
+    assert job.champion() == DAYS[2]
+    result = json.loads((Path(job.root) / "days" / DAYS[2] / "challenger" / "result.json").read_text())
+    assert result["ranks"] == 2
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_node_whose_leader_never_comes_gives_up(three: Daily) -> None:
+    code, printed = three.run("--date", DAYS[3], "daily.lease_seconds=5", "train.timeout_seconds=5",
+                              flags=("--nnodes", "2", "--node-rank", "1"))  # fmt: skip
+    assert code == 75
+    assert "no leader was at work" in printed
 
 
 def test_a_poisoned_day_is_stopped_and_told(three: Daily, tmp_path: Path) -> None:
