@@ -246,6 +246,23 @@ def test_a_column_is_compared_with_the_days_that_have_it_counted_alike(job: JobC
     assert words(job, day("2026-02-01", [0, 100]), [*without, *two, day("2026-01-10", [50, 50])]) == {"distance:city"}
 
 
+def test_a_column_that_is_another_every_day_is_held_to_its_own_distances(job: JobConfig) -> None:
+    random = np.random.default_rng(0)
+
+    def day(date: str, counts: np.ndarray) -> DayStatistics:
+        return plain(date, columns=[ColumnDay("video", "id", "video", Sums.share(1000, 0), count_R=counts)])
+
+    def drawn() -> np.ndarray:
+        return random.multinomial(10_000, random.dirichlet(np.full(64, 0.3)))
+
+    recent = [day(date, drawn()) for date in dates(7)]
+    today = drawn()
+    mean_R = np.mean([d.columns[0].count_R / 10_000 for d in recent], axis=0)
+    assert np.abs(today / 10_000 - mean_R).sum() / 2 > 0.4  # far above the limit, as every day is
+    assert words(job, day("2026-02-01", today), recent) == set()
+    assert words(job, day("2026-02-01", np.append(np.zeros(63, np.int64), 10_000)), recent) == {"distance:video"}
+
+
 def test_a_share_from_nothing_and_a_constant_that_changed_are_told_without_infinities(job: JobConfig) -> None:
     def day(date: str, rate: float, mean: float) -> DayStatistics:
         column = ColumnDay("age", "number", "age", Sums.share(1000, 0), Sums(1000, mean, 0.0))

@@ -15,8 +15,11 @@ import pytest
 
 from pipeline.daily import differences
 from pipeline.daily.columns import ColumnDay, NumberWatch, ValueWatch
+from pipeline.daily.event_times import EventTimes
 from pipeline.daily.statistics import DayStatistics, day_statistics, edges_of
+from pipeline.data.checks import Where
 from pipeline.data.files import plan
+from schemas.daily import ChecksConfig
 from schemas.errors import InputError
 from schemas.events import DayRange
 from schemas.job import JobConfig
@@ -264,7 +267,7 @@ def test_rows_outside_of_their_day_are_counted_and_the_furthest_is_named(tmp_pat
 
 
 def test_clock_and_slack_move_the_days_ends(tmp_path: Path) -> None:
-    write_log(tmp_path, DAYS[:1], 4, event_time=times([-480, -481, 959, 960], pa.timestamp("ms", "UTC")))
+    write_log(tmp_path, DAYS[:1], 6, event_time=times([-480, -481, 959, 960, 0, 1], pa.timestamp("ms", "UTC")))
     daily = {"checks": {"clock_hours": -8, "slack_minutes": 0}}
     assert statistics(small_job(tmp_path, changes={"daily": daily})).event_time.outside == 2
 
@@ -278,6 +281,21 @@ def test_dates_are_days_and_a_missing_time_lies_outside(tmp_path: Path) -> None:
         assert found.worst.endswith("row 1: 2026-01-02")
     write_log(tmp_path / "none", DAYS[:1], 2, event_time=pa.array([DAY, None], pa.date32()))
     assert statistics(small_job(tmp_path / "none")).event_time.worst.endswith("row 1: no time")
+
+
+def test_a_missing_time_is_no_time_on_any_day() -> None:
+    times = EventTimes(datetime.date(1970, 1, 1), ChecksConfig())
+    times.add(pa.array([0, None, 1], pa.timestamp("s")), Where("log/dt=1970-01-01/a.parquet", 0, 0))
+    assert (times.day().outside, times.day().worst) == (1, "dt=1970-01-01/a.parquet, row group 0, row 1: no time")
+
+
+def test_rows_that_are_left_out_do_not_move_the_place_of_others(tmp_path: Path) -> None:
+    def future(column: pa.Array) -> pa.Array:
+        return put(column, 27, datetime.datetime(2031, 1, 1, tzinfo=datetime.UTC))
+
+    write_log(tmp_path, DAYS[:1], 60, row_group_rows=20, age=lambda c: put(c, 23, math.nan), event_time=future)
+    found = statistics(small_job(tmp_path, changes={"data.bad": {"values": "quarantine", "rows_per_day": 1}}))
+    assert found.event_time.worst.startswith("dt=2026-01-01/part-00000.parquet, row group 1, row 7: 2031-01-01")
 
 
 def test_a_time_beyond_all_calendars_is_told_as_a_number(tmp_path: Path) -> None:
