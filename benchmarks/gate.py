@@ -13,8 +13,8 @@
     power      losses of 0 to .01 planted in the AUC of `order`: how often they are refused, by this rule and by others
     speed      seconds of the bootstrap for 7 samples of 200,000 rows, 3 metrics each, on one core
 
-Everything that is printed of the campaign is what `pipeline.gate` decided with its default settings, as the daily job
-calls it.
+Everything that is printed of the campaign is what `pipeline.gate` decided with its default settings, but for the
+number of resamples where --resamples says another.
 """
 
 import argparse
@@ -52,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("studies", nargs="*", metavar="STUDY", help=f"of {', '.join(STUDIES)} (campaign)")
     out.add_argument("--seeds", type=int, default=20, metavar="N", help="models of the campaign (%(default)s)")
     out.add_argument("--rows-per-day", type=int, default=280_000, metavar="N", help="of the campaign's log")
+    out.add_argument("--resamples", type=int, default=1000, metavar="N", help="of the campaign's gate (%(default)s)")
     out.add_argument("--worlds", type=int, default=400, metavar="N", help="of family, a quarter of them in power")
     out.add_argument("--out", type=Path, metavar="DIR", help="folder of the log and the models (a temporary one)")
     return out
@@ -101,7 +102,7 @@ def campaign(arguments: argparse.Namespace, out: Path) -> None:
 
     models(out, arguments.seeds, arguments.rows_per_day)
     job = load_job(str(CONFIG), [f"data.path={out}/log"])
-    gate = GateConfig()
+    gate = GateConfig(resamples=arguments.resamples)
     assert job.data.eval is not None
     scores = str(out / "scores")
     found: dict[str, list[Verdict]] = {}
@@ -121,7 +122,8 @@ def campaign(arguments: argparse.Namespace, out: Path) -> None:
         print(f"  seed {seed} judged", flush=True)
     assert user_N is not None
     users = len(np.unique(user_N))
-    print(f"\n{len(user_N):,} held-out rows of {users:,} users, {arguments.seeds} seeds, default gate\n")
+    sizes = f"{len(user_N):,} held-out rows of {users:,} users, {arguments.seeds} seeds"
+    print(f"\n{sizes}, {arguments.resamples:,} resamples\n")
     for name, verdicts in found.items():
         _told(name, verdicts)
     first = read_predictions(scores, "seed-0")
