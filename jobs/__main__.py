@@ -12,7 +12,7 @@ HELP = """Fulcrum: distributed training of multi-task ranking models.
 
 Jobs:"""
 PARTS = {"launch", "agent", "ports", "interrupts", "failure"}
-"""What the jobs are made of: `train` is started through `launch`."""
+"""What the jobs are made of: `train` and `score` are started through `launch`."""
 
 
 def main() -> None:

@@ -136,6 +136,15 @@ def test_what_is_no_whole_json_is_named(tmp_path: Path, content: str) -> None:
         scored(str(tmp_path), "a")
 
 
+def test_a_file_of_another_attempt_is_refused(tmp_path: Path) -> None:
+    job = job_of()
+    write(str(tmp_path / "one"), job, [[rows_of([1], job, False)], [rows_of([2], job, False)]], "one")
+    write(str(tmp_path / "two"), job, [[rows_of([1], job, False)], [rows_of([2], job, False)]], "two")
+    (tmp_path / "two" / "a" / "rank-00001.parquet").rename(tmp_path / "one" / "a" / "rank-00001.parquet")
+    with pytest.raises(InputError, match=r"rank-00001\.parquet: of another run of the scoring than the model's \.json"):
+        read_predictions(str(tmp_path / "one"), "a")
+
+
 def test_a_row_twice_or_missing_is_refused(tmp_path: Path) -> None:
     job = job_of()
     write(str(tmp_path), job, [[rows_of([1, 2], job, False)], [rows_of([2], job, False)]])

@@ -60,7 +60,7 @@ def test_structure_of_the_commit_and_settings_of_the_scoring(log: Path) -> None:
         "data.funnel": "drop",
         "train.timeout_seconds": 9,
     }
-    job = scoring_job(log, {"champion": where}, changes)
+    job = scoring_job(log, {"champion": where}, changes | {"data.history": {"from": DAYS[0], "memory_mib": 77}})
     own = model_job(job, "champion", found(where))
     for key in ("tables", "features", "tasks", "space", "model", "seed", "embedding_optimizer"):
         assert getattr(own, key) == getattr(old, key), key
@@ -71,6 +71,7 @@ def test_structure_of_the_commit_and_settings_of_the_scoring(log: Path) -> None:
     assert own.warm_start is own.daily is None
     # what its features look back on stays its own; where the statistics lie does not
     assert own.data.history_from == old.data.train.first
+    assert own.data.history.memory_mib == 77
     assert own.data.history.folder == f"{log.parent}/daily/statistics"
 
 
