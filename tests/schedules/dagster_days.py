@@ -3,7 +3,8 @@
     python dagster_days.py days DEFINITIONS DAY ...             each materialised in this process
     python dagster_days.py backfill DEFINITIONS FIRST LAST      by the daemon's iterations, in the order that they pick
 
-The last line of JSON: {"runs": [{"day", "state", "gate": passed or null, "reasons", "tries"}], "scheduled", "parents", "backfill"}
+The last line of JSON: {"runs": [{"day", "state", "gate": passed or null, "reasons", "tries"}], "scheduled", "parents"},
+or {"backfill": what became of it}.
 """
 
 import importlib.util
