@@ -49,11 +49,15 @@ def unit(name: str) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
+def systemd_word(word: str) -> str:
+    """A word of ExecStart=: %% and $$ are one sign each, and the files here have no specifier and no variable."""
+    assert not re.search(r"[%$]", re.sub(r"%%|\$\$", "", word)), f"systemd would replace something in {word}"
+    return word.replace("%%", "%").replace("$$", "$")
+
+
 def systemd(home: Home, now: str) -> subprocess.CompletedProcess[str]:
     """ExecStart=, its escapes resolved as systemd.service(5) has them."""
-    words = [
-        word.replace("%%", "%").replace("$$", "$") for word in shlex.split(unit("fulcrum-daily.service")["ExecStart"])
-    ]
+    words = [systemd_word(word) for word in shlex.split(unit("fulcrum-daily.service")["ExecStart"])]
     return subprocess.run(words, env=home.environment(now), cwd=home.path, **_captured)
 
 

@@ -3,7 +3,8 @@
     python dagster_days.py days DEFINITIONS DAY ...             each materialised in this process
     python dagster_days.py backfill DEFINITIONS FIRST LAST      by the daemon's iterations, in the order that they pick
 
-The last line of JSON: {"runs": [{"day", "state", "gate": passed or null, "reasons", "tries"}], "scheduled", "backfill"}
+The last line of JSON: {"runs": [{"day", "state", "gate": passed or null, "reasons", "tries"}], "scheduled", "parents"},
+or {"backfill": what became of it}.
 """
 
 import importlib.util
@@ -49,6 +50,12 @@ def scheduled(module: Any) -> list[str]:
     schedule = repository.get_schedule_def("fulcrum_daily_schedule")
     tick = schedule.evaluate_tick(context)
     return [str(schedule.cron_schedule), *(str(request.partition_key) for request in tick.run_requests or [])]
+
+
+def parents(module: Any, day: str) -> list[str]:
+    """The partitions that must be there before the day's."""
+    found = module.defs.resolve_asset_graph().get_parents_partitions(module.ranker.key, day).parent_partitions
+    return sorted(str(parent.partition_key) for parent in found)
 
 
 def run_days(module: Any, days: list[str]) -> list[dict[str, Any]]:
@@ -112,7 +119,8 @@ if __name__ == "__main__":
     how, file, *days = sys.argv[1:]
     module = load(file)
     if how == "days":
-        answer: dict[str, Any] = {"runs": run_days(module, days), "scheduled": scheduled(module)}
+        answer: dict[str, Any] = {"scheduled": scheduled(module), "parents": parents(module, days[-1])}
+        answer["runs"] = run_days(module, days)
     else:
         answer = {"backfill": backfilled(module, file, *days)}
     print(json.dumps(answer))

@@ -12,8 +12,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 STAND_IN = f'#!/bin/sh\nexec "{sys.executable}" "{ROOT}/tests/schedules/standin.py" "$@"\n'
 """launch.sh of the tests of an engine's own behaviour."""
-REAL = f'#!/bin/sh\nexec "{ROOT}/launch.sh" "$@"\n'
-"""launch.sh itself."""
+REAL = f'#!/bin/sh\nFULCRUM_VENV="{sys.prefix}" exec "{ROOT}/launch.sh" "$@"\n'
+"""launch.sh itself, in the environment of the tests: Home(folder, REAL, config) trains."""
 DATE = '#!/bin/sh\n[ "$1$2" = -u-d ] || exit 9\nexec /usr/bin/date -u -d "$NOW $3" "$4"\n'
 """GNU date at the moment NOW, as the schedules call it: in UTC, so long ago."""
 CONFIG = "ranker.yaml"

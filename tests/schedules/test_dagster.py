@@ -63,6 +63,10 @@ def test_the_schedule_asks_at_three_for_the_day_before(ran: dict[str, Any]) -> N
     assert ran["scheduled"] == ["0 3 * * *", "2026-01-08"]
 
 
+def test_a_day_waits_for_the_one_before(ran: dict[str, Any]) -> None:
+    assert ran["parents"] == ["2026-01-11"]
+
+
 def test_a_backfill_of_the_daemon_trains_in_order_through_a_refused_day(tmp_path: Path) -> None:
     home = Home(tmp_path)
     home.plan(d09=[3])
