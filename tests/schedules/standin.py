@@ -61,7 +61,7 @@ def come_to(output: Path, day: date) -> tuple[int, str]:
     folder, before = output / "days" / str(day), output / "days" / str(day - timedelta(days=1))
     verdict = folder / "verdict.json"
     if verdict.exists():
-        return DONE, "done before"
+        return (DONE if json.loads(verdict.read_text())["blessed"] else REFUSED), "done before"
     if any(output.glob("days/*/verdict.json")) and not (before / "verdict.json").exists():
         return 2, f"{before.name} was not trained"
     folder.mkdir(exist_ok=True)
@@ -95,7 +95,7 @@ def hang() -> str:
 
 def say(output: Path, day: date, code: int, what: str) -> int:
     """Prints it and keeps it."""
-    print(f"{day}: {what}, exit code {code}", flush=True)
+    print(f"{day}  {what}, exit code {code}", flush=True)
     with (output / "starts.log").open("a") as log:
         log.write(f"{day} {code} {what}\n")
     return code

@@ -52,18 +52,27 @@ def test_the_exit_code_comes_through(tmp_path: Path, schedule: str, code: int) -
     elif code == 75:
         assert (done.stdout, done.stderr) == ("", ""), "no mail of a day that goes on"
     else:
-        assert done.stdout == f"exit code {code}, see {home.path}/daily.log\n"
+        assert done.stdout == f"2026-01-08: exit code {code}, see {home.path}/daily.log\n"
 
 
 def test_cron_mails_nothing_of_a_good_day_and_keeps_what_it_said(tmp_path: Path) -> None:
     home = Home(tmp_path)
     home.plan(d09=[3])
     said = [commands.cron(home, after(day)).stdout for day in days(2)]
-    assert said == ["", f"exit code 3, see {home.path}/daily.log\n"]
+    assert said == ["", f"2026-01-09: exit code 3, see {home.path}/daily.log\n"]
     assert (home.path / "daily.log").read_text().splitlines() == [
-        "2026-01-08: promoted, exit code 0",
-        "2026-01-09: refused, exit code 3",
+        "2026-01-08  promoted, exit code 0",
+        "2026-01-09  refused, exit code 3",
     ]
+
+
+def test_cron_mails_a_refused_day_once(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.plan(d08=[75, 3])
+    [day] = days(1)
+    said = [commands.cron(home, after(day, clock)).stdout for clock in ("03:00", "09:00", "15:00", "21:00")]
+    assert [code for _, code, _ in home.starts()] == [75, 3, 3, 3]
+    assert said == ["", f"{day}: exit code 3, see {home.path}/daily.log\n", "", ""]
 
 
 def test_an_unescaped_percent_sign_would_end_a_line_of_a_crontab() -> None:

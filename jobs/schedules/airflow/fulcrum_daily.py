@@ -42,10 +42,14 @@ class Daily(BashOperator):
 
 
 def verdict(day: str) -> dict:
-    """What the gate said of the day."""
+    """What the gate said of the day, of its last attempt where it was begun anew (days/DAY.2)."""
     output = str(yaml.safe_load((HOME / CONFIG).read_text())["output"])
-    root = output if "://" in output else str(HOME / output)
-    with fsspec.open(f"{root}/days/{day}/verdict.json", "r") as file:  # of s3:// with s3fs
+    # s3:// with s3fs
+    fs, root = fsspec.url_to_fs(f"{output if '://' in output else HOME / output}/days")
+    names = [name.rstrip("/").rsplit("/", 1)[-1] for name in fs.ls(root, detail=False)]
+    judged = [name for name in names if name.split(".")[0] == day and fs.exists(f"{root}/{name}/verdict.json")]
+    last = max(judged, key=lambda name: int(name.partition(".")[2] or 1))
+    with fs.open(f"{root}/{last}/verdict.json", "r") as file:
         return json.load(file)
 
 
