@@ -14,7 +14,7 @@ from sklearn.metrics import roc_auc_score
 
 from pipeline.daily import differences
 from pipeline.daily.checks import Finding, check_champion, check_day, passed
-from pipeline.daily.columns import ColumnDay, Sums, ValueWatch
+from pipeline.daily.columns import ColumnDay, Edges, Sums, ValueWatch
 from pipeline.daily.event_times import TimeDay
 from pipeline.daily.statistics import DayStatistics, day_statistics, edges_of
 from pipeline.data.declared_truth import TruthSpec
@@ -240,6 +240,16 @@ def test_a_column_is_compared_with_the_days_that_have_it_counted_alike(job: JobC
     def day(date: str, counts: list[int]) -> DayStatistics:
         return plain(date, columns=[ColumnDay("city", "string", "city", Sums.share(100, 0), count_R=np.array(counts))])
 
+    def number(date: str, centre: float) -> DayStatistics:
+        counts, edges = np.array([50, 50] if centre else [0, 100]), Edges(centre, [7])
+        return plain(date, columns=[ColumnDay("age", "number", "age", Sums.share(100, 0), count_R=counts, edges=edges)])
+
+    other = [number(date, 3.0) for date in dates(3)]
+    assert words(job, number("2026-02-01", 0.0), other) == set()  # between other edges
+    assert (
+        words(job, number("2026-02-01", 0.0), [number(d.day, 3.0) for d in other[:2]] + [number("2026-01-09", 0.0)])
+        == set()
+    )
     without = [plain(date) for date in dates(3)]
     two = [day(date, [50, 50]) for date in dates(2, "2026-01-08")]
     assert words(job, day("2026-02-01", [0, 100]), [*without, *two]) == set()  # two of five: too few
