@@ -33,11 +33,11 @@ def points(inside: int, seed: int, usual: dict[str, float]) -> list[str]:
     return out
 
 
-def same_facts(a: Any, b: Any) -> bool:
-    """Equal but for what names a moment or a directory of its own."""
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(key in VARY or same_facts(a[key], b[key]) for key in a)
-    return a == b
+def unlike(a: Any, b: Any, path: str = "") -> list[str]:
+    """Where two ledgers differ, but for what names a moment or a directory of its own."""
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        return [at for key in a if key not in VARY for at in unlike(a[key], b[key], f"{path}/{key}")]
+    return [] if a == b else [path]
 
 
 def check_point(template: Daily, reference: Daily, folder: Path, point: str) -> None:
@@ -60,7 +60,7 @@ def check_point(template: Daily, reference: Daily, folder: Path, point: str) -> 
     assert code == 0, (point, printed)
     assert job.champion() == DAY, point
     assert [p.model for p in job.registry.promotions()] == [p.model for p in reference.registry.promotions()], point
-    assert same_facts(job.done(DAY), reference.done(DAY)), point
+    assert unlike(job.done(DAY), reference.done(DAY)) == [], point
     assert list(job.done(DAY)) == list(STEPS), point
     assert_bitwise(job.checkpoint(DAY), reference.checkpoint(DAY))
 
