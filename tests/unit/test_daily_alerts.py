@@ -114,6 +114,8 @@ def test_no_server_no_variable_no_url(server: Server, monkeypatch: pytest.Monkey
         (said,) = send()
         assert said.startswith("webhook: not sent: ")
         assert SECRET not in said
+    monkeypatch.setenv("DAILY_WEBHOOK", Path(__file__).as_uri())  # a file that is there is not opened either
+    assert send() == ["webhook: not sent: the environment variable DAILY_WEBHOOK holds no URL of http or https"]
     monkeypatch.delenv("DAILY_WEBHOOK")
     assert send() == ["webhook: not sent: the environment variable DAILY_WEBHOOK is not set"]
 
