@@ -60,7 +60,8 @@ def check_point(template: Daily, reference: Daily, folder: Path, point: str) -> 
     assert code == 0, (point, printed)
     assert job.champion() == DAY, point
     assert [p.model for p in job.registry.promotions()] == [p.model for p in reference.registry.promotions()], point
-    assert unlike(job.done(DAY), reference.done(DAY)) == [], point
+    differ = unlike(job.done(DAY), reference.done(DAY))
+    assert differ == [], f"{point}: {differ}"
     assert list(job.done(DAY)) == list(STEPS), point
     assert_bitwise(job.checkpoint(DAY), reference.checkpoint(DAY))
 
