@@ -129,7 +129,10 @@ class Study:
             "output": str(self.folder / f"full/{number}"),
             "data": data,
         }
-        self._do(f"full-{number}", ["-m", "jobs.launch", "train", "--nproc-per-node", "1", self._config(f"full-{number}", tree)])
+        self._do(
+            f"full-{number}",
+            ["-m", "jobs.launch", "train", "--nproc-per-node", "1", self._config(f"full-{number}", tree)],
+        )
 
     def score(self, number: int) -> None:
         """The frozen and the fully retrained model on the day's rows, all of them."""
