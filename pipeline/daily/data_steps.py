@@ -3,13 +3,13 @@
 import datetime
 
 from pipeline.daily.checks import Finding, check_day, passed
-from pipeline.daily.ledger import Ledger, days
-from pipeline.daily.place import DAY_MANIFEST, TRAIN_MANIFEST, Place, get, latest, put
+from pipeline.daily.ledger import Ledger, days, skipped
+from pipeline.daily.place import DAY_MANIFEST, TRAIN_MANIFEST, Place, begun, get, latest, put
 from pipeline.daily.span import span_of
 from pipeline.daily.statistics import DayStatistics, day_statistics, edges_of
 from pipeline.daily.wait import Late, wait_for_day
 from pipeline.daily.work import INVALID, LATE, DayEndedError, Facts, Work
-from pipeline.data.files import Listed, list_days, plan, plan_files
+from pipeline.data.files import AbsentError, Listed, list_days, plan, plan_files
 from pipeline.data.freeze import compare
 from pipeline.data.manifest import Manifest, from_bytes
 from pipeline.data.vocabulary_growth import grow
@@ -22,7 +22,7 @@ def wait(work: Work) -> Facts:
     """Settles what the challenger begins from and trains on, then waits for the day."""
     span = span_of(work.job, work.place.root, work.registry, work.day)
     try:
-        arrived = wait_for_day(work.job, work.day, work.daily.wait, work.say)
+        arrived = wait_for_day(work.job, work.day, work.daily.wait, work.say, work.runner.sleep)
     except Late as late:
         raise DayEndedError(LATE, "late_data", str(late)) from late
     work.say(f"{arrived.files:,} file{'s' * (arrived.files != 1)}, {arrived.rows:,} rows")
@@ -34,7 +34,12 @@ def validate(work: Work) -> Facts:
     manifest = plan(work.job, work.own_day)
     put(work.place.url(DAY_MANIFEST), manifest.to_bytes())
     recent = recent_statistics(work)
-    today = day_statistics(work.job, work.day, manifest, work.say, edges_of(recent))
+
+    def tell(words: str) -> None:
+        work.runner.check()
+        work.say(words)
+
+    today = day_statistics(work.job, work.day, manifest, tell, edges_of(recent))
     findings = check_day(work.job, work.daily.checks, today, recent, work.accepted)
     refuse(work, findings)
     work.say(f"{manifest.rows:,} rows against {len(recent)} recent day{'s' * (len(recent) != 1)}: passed")
@@ -47,9 +52,10 @@ def validate(work: Work) -> Facts:
 
 
 def recent_statistics(work: Work) -> list[DayStatistics]:
-    """Those of the latest days before this one that passed, in order."""
+    """Those of the latest days before this one that passed and were not skipped later, in order."""
     found = []
-    for day in reversed([d for d in days(work.place.root) if d < work.day]):
+    left_out = skipped(work.place.root)
+    for day in reversed([d for d in days(work.place.root) if d < work.day and d not in left_out]):
         facts = _ledger(work, day).done().get("validate")
         if facts is not None:
             found.append(DayStatistics.from_json(facts["statistics"]))
@@ -112,21 +118,29 @@ def manifest_of(work: Work, place: Place) -> Manifest:
 
 
 def late_before(work: Work) -> dict[datetime.date, list[str]]:
-    """Files of recent days that came after those were frozen and that no model has trained on."""
-    found: dict[datetime.date, list[str]] = {}
+    """Files of recent days that came after those were frozen and that no model of the champion's line has trained on.
+
+    Of a day that is in no model and in none that is trained now, such as a skipped one, nothing is late.
+    """
+    line = work.line()
+    window = [d for d in days(work.place.root) if d < work.day][-work.daily.checks.recent_days :]
+    own = {p.day: p for p in begun(work.place.root) if window and p.day >= window[0] and p.key in line}
     known: set[str] = set()
-    for day in [d for d in days(work.place.root) if d < work.day][-work.daily.checks.recent_days :]:
-        facts = _ledger(work, day).done().get("freeze")
-        if facts is None:
+    for place in own.values():
+        known |= {name for names in _done(place)["freeze"]["late_trained"].values() for name in names}
+    trained = {*work.span.days, *(day for model in line.values() for day in model.days)}
+    found: dict[datetime.date, list[str]] = {}
+    for day in window:
+        place = own.get(day) or latest(work.place.root, day)
+        if str(day) not in trained or "freeze" not in _done(place):
             continue
-        known |= {name for names in facts["late_trained"].values() for name in names}
         try:
             listed = list_days(work.job, DayRange(**{"from": day, "to": day}))
-        except InputError:  # the log keeps its days for a while alone
+        except AbsentError:  # the log keeps its days for a while alone
             continue
-        frozen = set(manifest_of(work, latest(work.place.root, day)).files.column("path").to_pylist())
-        found[day] = [file.path for file in listed if file.path not in frozen]
-    return {day: [name for name in names if name not in known] for day, names in found.items()}
+        came = compare(manifest_of(work, place), listed, same_place=False, lenient=True)
+        found[day] = [name for name in came if name not in known]
+    return found
 
 
 def _report(work: Work, late: dict[datetime.date, list[str]]) -> None:
@@ -172,3 +186,7 @@ def _files(manifest: Manifest) -> list[Listed]:
 
 def _ledger(work: Work, day: datetime.date) -> Ledger:
     return Ledger(work.place.root, day, latest(work.place.root, day).attempt)
+
+
+def _done(place: Place) -> dict[str, Facts]:
+    return Ledger(place.root, place.day, place.attempt).done()

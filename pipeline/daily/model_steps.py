@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.daily.checks import check_champion
 from pipeline.daily.data_steps import manifest_of, refuse
 from pipeline.daily.documents import commit_of, scoring_job, to_yaml, training_job
-from pipeline.daily.ledger import Ledger, days
+from pipeline.daily.ledger import Ledger, days, skipped
 from pipeline.daily.place import VERDICT, latest, put
 from pipeline.daily.work import DayEndedError, Facts, Work
 from pipeline.predictions import read_predictions, scored
@@ -31,17 +31,20 @@ def score(work: Work) -> Facts:
 
 def train(work: Work) -> Facts:
     """The challenger, from the champion; what the champion's scores say of the day is looked at before."""
+    left_out = skipped(work.place.root)
     recent = [
         told["tasks"]
         for day in days(work.place.root)
         if day < work.day
+        and day not in left_out
         and (told := Ledger(work.place.root, day, latest(work.place.root, day).attempt).done().get("score"))
         and told["tasks"]
     ]
-    checks = work.daily.checks
+    checks, findings = work.daily.checks, []
     if work.done["score"]["tasks"]:
         recent = recent[-checks.recent_days :]
-        refuse(work, check_champion(work.job, checks, work.done["score"]["tasks"], recent, work.accepted))
+        findings = check_champion(work.job, checks, work.done["score"]["tasks"], recent, work.accepted)
+        refuse(work, findings)
     from pipeline.tracking import git_revision  # here: it brings torch along
 
     first = datetime.date.fromisoformat(work.done["freeze"]["first"])
@@ -59,6 +62,7 @@ def train(work: Work) -> Facts:
         "git": git_revision(),
         "config": config,
         "config_fingerprint": fingerprint(config),
+        "accepted": [finding.words for finding in findings],
     }
 
 
@@ -85,7 +89,9 @@ def gate(work: Work) -> Facts:
     masks = slice_masks(job, settings, manifest, work.day, challenger.row_N, work.say)
     assert job.data.holdout is not None
     user_N = column_of_rows(job, manifest, job.data.holdout.column, challenger.row_N)
-    verdict = judge(job, settings, champion, challenger, masks, user_N, work.day.toordinal())
+    old = work.champion()
+    trained = None if old is None else JobConfig.model_validate(old.config)  # what its tasks are, and their spaces
+    verdict = judge(job, settings, champion, challenger, masks, user_N, work.day.toordinal(), champion_job=trained)
     about = {
         "day": str(work.day),
         "champion": work.span.champion,

@@ -86,6 +86,11 @@ class Work:
             )
         return None if span.champion is None else self.registry.model(span.champion)
 
+    def line(self) -> dict[str, Model]:
+        """That champion, its parent, and so on to the first, by name."""
+        name = self.span.champion
+        return {} if name is None else {model.name: model for model in self.registry.lineage(name)}
+
     def grown_job(self) -> JobConfig:
         """The job with the vocabularies of this day's challenger."""
         paths = {table: told["path"] for table, told in self.done.get("vocabulary", {}).get("tables", {}).items()}

@@ -307,3 +307,67 @@ def test_a_day_before_the_first_is_refused(tmp_path: Path) -> None:
     code, printed = job.run("--date", day)
     assert (code, "data.train.from" in printed) == (2, True)
     assert json.dumps(job.files()) == "[]" or not Path(job.root, "registry").exists()
+
+
+def late_file(job: Daily, day: str) -> str:
+    """Adds one to the day's folder; its name below the log."""
+    folder = job.folder / "log" / f"dt={day}"
+    table = pq.read_table(folder / "part-00000.parquet", partitioning=None)
+    pq.write_table(table.slice(0, 50), folder / "part-00009.parquet", write_page_checksum=True)
+    return f"dt={day}/part-00009.parquet"
+
+
+def test_late_files_of_a_refused_challenger_are_trained_by_the_next(three: Daily, tmp_path: Path) -> None:
+    job = three.copy(tmp_path / "job")
+    write_log(job.folder / "log", DAYS[3:6], ROWS)
+    late = late_file(job, DAYS[2])
+    assert job.run("--date", DAYS[3], "daily.late_files=train", "daily.gate.floors={click: 0.99}")[0] == 3
+    assert late in trained_files(job, DAYS[3])
+    job.day(DAYS[4], "daily.late_files=train")
+    assert late in trained_files(job, DAYS[4]), "no model of the champion's line has seen it"
+    job.day(DAYS[5], "daily.late_files=train")
+    assert late not in trained_files(job, DAYS[5])
+
+
+def test_nothing_of_a_skipped_day_is_late_or_recent(three: Daily, tmp_path: Path) -> None:
+    job = three.copy(tmp_path / "job")
+    write_log(job.folder / "log", DAYS[3:5], ROWS)
+    assert job.run("--date", DAYS[3], kill_at="vocabulary:before")[0] != 0
+    assert "freeze" in job.done(DAYS[3])
+    assert job.run("--skip", DAYS[3], "--because", "a broken join")[0] == 0
+    late = late_file(job, DAYS[3])
+    assert late not in job.day(DAYS[4], "daily.late_files=train")
+    assert trained_files(job, DAYS[4]) == [f"dt={DAYS[4]}/part-00000.parquet"]
+    assert job.done(DAYS[4])["validate"]["recent"] == DAYS[:3]
+
+
+def test_a_file_that_was_left_out_as_bad_is_not_late(three: Daily, tmp_path: Path) -> None:
+    job = three.copy(tmp_path / "job")
+    write_log(job.folder / "log", DAYS[3:5], ROWS)
+    (job.folder / "log" / f"dt={DAYS[3]}" / "part-00009.parquet").write_bytes(b"PAR1 cut short")
+    words = ["daily.late_files=refuse", "data.bad.corrupt=quarantine", "data.bad.row_groups_per_day=1"]
+    job.day(DAYS[3], *words)
+    assert "came after" not in job.day(DAYS[4], *words)
+
+
+def test_a_day_that_waits_stops_at_once(three: Daily, tmp_path: Path) -> None:
+    job = three.copy(tmp_path / "job")
+    process = job.start("--date", DAYS[3], "daily.wait.minutes=600", "daily.wait.poll_seconds=3600")
+    assert process.stdout is not None
+    assert "waiting for" in process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    printed, _ = process.communicate(timeout=SECONDS)
+    assert process.returncode == 75, printed
+    assert "stopped by SIGTERM" in printed
+
+
+def test_each_model_is_judged_by_its_own_spaces(three: Daily, tmp_path: Path) -> None:
+    job = three.copy(tmp_path / "job")
+    write_log(job.folder / "log", DAYS[3:4], ROWS)
+    job.run("--date", DAYS[3], "tasks.order.space=entire", "daily.changes=[tasks.order.space]")
+    (joint,) = [
+        c["champion"] for c in job.verdict(DAYS[3])["comparisons"]
+        if (c["task"], c["space"], c["slice"], c["metric"]) == ("order", "joint", "all", "log_loss")
+    ]  # fmt: skip
+    told = job.done(DAYS[3])["evaluate"]["champion"]["order"]["joint"]["log_loss"]
+    assert joint == pytest.approx(told, rel=1e-5)
