@@ -4,7 +4,7 @@ import datetime
 
 from pipeline.daily.checks import Finding, check_day, passed
 from pipeline.daily.ledger import Ledger, days
-from pipeline.daily.place import DAY_MANIFEST, TRAIN_MANIFEST, Place, get, latest, put
+from pipeline.daily.place import DAY_MANIFEST, TRAIN_MANIFEST, Place, get, latest, place_of, put
 from pipeline.daily.span import span_of
 from pipeline.daily.statistics import DayStatistics, day_statistics, edges_of
 from pipeline.daily.wait import Late, wait_for_day
@@ -22,7 +22,7 @@ def wait(work: Work) -> Facts:
     """Settles what the challenger begins from and trains on, then waits for the day."""
     span = span_of(work.job, work.place.root, work.registry, work.day)
     try:
-        arrived = wait_for_day(work.job, work.day, work.daily.wait, work.say)
+        arrived = wait_for_day(work.job, work.day, work.daily.wait, work.say, work.runner.sleep)
     except Late as late:
         raise DayEndedError(LATE, "late_data", str(late)) from late
     work.say(f"{arrived.files:,} file{'s' * (arrived.files != 1)}, {arrived.rows:,} rows")
@@ -112,14 +112,18 @@ def manifest_of(work: Work, place: Place) -> Manifest:
 
 
 def late_before(work: Work) -> dict[datetime.date, list[str]]:
-    """Files of recent days that came after those were frozen and that no model has trained on."""
+    """Files of recent days that came after those were frozen and that no model of the champion's line has trained on.
+
+    Of the days that this line trained on, or that the challenger does: a day left out stays out whole.
+    """
     found: dict[datetime.date, list[str]] = {}
-    known: set[str] = set()
-    for day in [d for d in days(work.place.root) if d < work.day][-work.daily.checks.recent_days :]:
-        facts = _ledger(work, day).done().get("freeze")
-        if facts is None:
+    line = [] if work.span.champion is None else work.registry.lineage(work.span.champion)
+    trained = {*work.span.days, *(day for model in line for day in model.days)}
+    recent = [d for d in days(work.place.root) if d < work.day][-work.daily.checks.recent_days :]
+    known = {name for model in line for name in _late_trained(work, model.name, recent)}
+    for day in recent:
+        if str(day) not in trained or "freeze" not in _ledger(work, day).done():
             continue
-        known |= {name for names in facts["late_trained"].values() for name in names}
         try:
             listed = list_days(work.job, DayRange(**{"from": day, "to": day}))
         except InputError:  # the log keeps its days for a while alone
@@ -127,6 +131,15 @@ def late_before(work: Work) -> dict[datetime.date, list[str]]:
         frozen = set(manifest_of(work, latest(work.place.root, day)).files.column("path").to_pylist())
         found[day] = [file.path for file in listed if file.path not in frozen]
     return {day: [name for name in names if name not in known] for day, names in found.items()}
+
+
+def _late_trained(work: Work, model: str, recent: list[datetime.date]) -> list[str]:
+    """Late files that the model of one of these days has trained on."""
+    place = place_of(work.place.root, model)
+    if place.day not in recent:
+        return []
+    freeze = Ledger(place.root, place.day, place.attempt).done().get("freeze", {})
+    return [name for names in freeze.get("late_trained", {}).values() for name in names]
 
 
 def _report(work: Work, late: dict[datetime.date, list[str]]) -> None:

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 STOPPED = 75
+LOOK_SECONDS = 0.5
 LAUNCHER = "jobs.launch"
 """What `./launch.sh train` and `score` run."""
 
@@ -38,6 +40,14 @@ class Runner:
         """Raises StoppedError where the day is to stop."""
         if self.stopped_by:
             raise StoppedError(self.stopped_by)
+
+    def sleep(self, seconds: float) -> None:
+        """Waits. Raises StoppedError as soon as the day is to stop: a signal alone does not end a sleep."""
+        until = time.monotonic() + seconds
+        self.check()
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, LOOK_SECONDS))
+            self.check()
 
     def run(self, kind: str, job_yaml: bytes, meeting: Sequence[str] = ()) -> int:
         """Runs `jobs.launch KIND FLAGS job.yaml` to its end; its exit code. Raises StoppedError if it was stopped.
