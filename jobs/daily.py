@@ -79,8 +79,10 @@ def arguments_of(argv: list[str]) -> tuple[list[str], argparse.Namespace]:
     if at is None:
         parser().parse_args([word for word in argv if word in ("-h", "--help")] or ["--help"])
     flags, words = argv[:at], argv[at:]
-    settings = [word for word in words if "=" in word and not word.startswith("-")]
-    out = parser().parse_intermixed_args([word for word in words if word not in settings])
+    why = words.index("--because") + 1 if "--because" in words else 0  # the reason may hold a =
+    given = [i for i, word in enumerate(words) if "=" in word and not word.startswith("-") and not (why and i == why)]
+    settings = [words[i] for i in given]
+    out = parser().parse_intermixed_args([word for i, word in enumerate(words) if i not in given])
     if out.overrides:
         raise InputError(f"'{out.overrides[0]}' is no setting; write key=value, such as train.batch_size=4096")
     out.overrides = settings
@@ -92,10 +94,11 @@ def arguments_of(argv: list[str]) -> tuple[list[str], argparse.Namespace]:
         raise InputError(f"--to: {out.last} lies before --from {out.first}; swap them")
     if out.skip is not None and not out.because:
         raise InputError("--skip: say why with --because; the lineage of every later model tells it")
-    if out.again and out.first is not None:
+    several = out.first is not None or out.catch_up
+    if out.again and several:
         raise InputError("--again: one day at a time, with --date")
     check_accepted(set(out.accept))
-    if out.accept and out.first is not None:
+    if out.accept and several:
         raise InputError("--accept: one day at a time, with --date")
     return flags, out
 
@@ -133,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
     assert job.daily is not None
     registry = Registry(job.output, job.data.storage)
     if arguments.skip is not None:
-        return _skip(job, arguments)
+        return _skip(job, arguments, registry)
     runner = Runner(flags)
     if nodes.rank:
         runner.install()
@@ -186,11 +189,22 @@ def _finished(job: JobConfig, days: list[datetime.date]) -> int:
     return max(codes)
 
 
-def _skip(job: JobConfig, arguments: argparse.Namespace) -> int:
-    done = open_ledger(latest(job.output, arguments.skip)).done()
-    if "promote" in done and done["promote"]["promoted"]:
-        raise InputError(f"--skip: {arguments.skip} was trained and promoted; roll back to leave it out")
-    skip(job.output, arguments.skip, arguments.because)
+def _skip(job: JobConfig, arguments: argparse.Namespace, registry: Registry) -> int:
+    assert job.daily is not None
+    try:
+        with Lease(job.output, job.daily.lease_seconds, f"skip {arguments.skip}") as lease:
+            champion = registry.champion()
+            for model in registry.lineage(champion.name) if champion is not None else ():
+                if str(arguments.skip) in model.days:
+                    raise InputError(
+                        f"--skip: the champion's line was trained on {arguments.skip} (model {model.name}); roll back "
+                        "to a champion before that to leave it out"
+                    )
+            lease.check()
+            skip(job.output, arguments.skip, arguments.because)
+    except Held as held:
+        say(str(held))
+        return STOPPED
     say(f"{arguments.skip}  skipped: {arguments.because}")
     return 0
 
@@ -230,7 +244,7 @@ class Run:
 
         job, place = self.job, latest(self.job.output, day)
         assert job.daily is not None
-        if self.arguments.again and open_ledger(place).done():
+        if self.arguments.again and open_ledger(place).begun():  # its records may be damaged
             place = Place(place.root, day, place.attempt + 1)
         ledger = Ledger(place.root, day, place.attempt, self.lease.term, job.data.storage)
         tracking = Tracking(job, "daily", {"day": str(day), "attempt": place.attempt})
@@ -251,7 +265,8 @@ class Run:
             self._alert(work, ended.kind, ended.text, ended.facts)
         except (StoppedError, Lost) as stopped:
             code = STOPPED
-            print(f"{day}: {stopped}; the same command goes on from there", file=sys.stderr, flush=True)
+            same = "the same command" + " without --again" * (self.arguments.again and bool(work.done))
+            print(f"{day}: {stopped}; {same} goes on from there", file=sys.stderr, flush=True)
         except Exception as error:
             self._alert(work, "failed_run", message(error), {})
             raise

@@ -53,6 +53,10 @@ class Ledger:
                 )
         return dict(zip(there.values(), self._steps.all(there), strict=True))
 
+    def begun(self) -> bool:
+        """Whether a step was committed, readable or not."""
+        return any(name in _STEP_OF for name in self._steps.names())
+
     def commit(self, step: str, facts: Facts) -> Facts:
         """Commits the step; the facts that now stand: these, or those of whoever committed it before."""
         name = _NAME_OF[step]

@@ -163,7 +163,8 @@ def _run(work: Work, job: JobConfig, kind: str) -> None:
         raise DayEndedError(
             code if code in (1, 2) else 1,
             "failed_run",
-            f"{job.name} ended with exit code {code}; its own message stands above. The same command goes on",
+            f"{job.name} ended with exit code {code}; its own message stands above. The same command goes on. Where "
+            "that message asks for another output, begin the day anew with --again: `output` itself holds the champion",
         )
 
 

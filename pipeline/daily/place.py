@@ -53,9 +53,15 @@ def begun(root: str) -> list[Place]:
         names = [entry.rstrip("/").rsplit("/", 1)[-1] for entry in fs.ls(path, detail=False)]
     except FileNotFoundError:
         return []
-    found = [match for name in names if (match := KEY.fullmatch(name))]
-    places = [Place(root, datetime.date.fromisoformat(m[1]), int(m[2] or 1)) for m in found]
+    places = [place_of(root, name) for name in names if KEY.fullmatch(name)]
     return sorted(places, key=lambda place: (place.day, place.attempt))
+
+
+def place_of(root: str, key: str) -> Place:
+    """The attempt of this name."""
+    match = KEY.fullmatch(key)
+    assert match is not None, key
+    return Place(root, datetime.date.fromisoformat(match[1]), int(match[2] or 1))
 
 
 def put(url: str, content: bytes) -> None:

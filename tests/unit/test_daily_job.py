@@ -1,0 +1,146 @@
+"""The daily job without ranks: its command line, days left out, a stop while it waits, files that came late."""
+
+import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.daily import arguments_of, main
+from pipeline.daily import data_steps
+from pipeline.daily.documents import settled
+from pipeline.daily.lease import Lease
+from pipeline.daily.ledger import STEPS, Ledger, skipped
+from pipeline.daily.place import DAY_MANIFEST, Place, put
+from pipeline.daily.process import Runner, StoppedError
+from pipeline.daily.span import Span
+from pipeline.daily.work import Work
+from pipeline.data.files import plan
+from pipeline.registry import Registry
+from schemas.errors import InputError
+from schemas.events import DayRange
+from schemas.load import load_job
+from tests.logs import small_config, write_config, write_log
+from tests.models import a_model, champions
+
+DAYS = [f"2026-01-0{n}" for n in range(1, 5)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    write_log(tmp_path / "log", DAYS[:3], 20)
+    config: dict[str, Any] = small_config("log", "root", DAYS[:1])
+    config["data"].pop("eval", None)
+    config["daily"] = {}
+    write_config(tmp_path / "job.yaml", config)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def work_of(day: str, span: Span | None = None, **more: Any) -> Work:
+    job = settled(load_job("job.yaml", [f"daily.{key}={value}" for key, value in more.items()]))
+    date = datetime.date.fromisoformat(day)
+    registry, runner = Registry("root"), Runner([])
+    place, ledger = Place("root", date), Ledger("root", date)
+    work = Work(job, place, ledger, registry, runner, None, set(), print)  # type: ignore[arg-type]
+    work.done = {} if span is None else {"wait": {"span": span.facts()}}
+    return work
+
+
+@pytest.mark.parametrize("flag", [["--accept", "volume"], ["--again"]])
+def test_what_is_meant_for_one_day_is_refused_for_several(flag: list[str]) -> None:
+    with pytest.raises(InputError, match=f"{flag[0]}: one day at a time"):
+        arguments_of(["job.yaml", "--date", DAYS[1], "--catch-up", *flag])
+
+
+def test_a_reason_may_hold_an_equals_sign() -> None:
+    _, told = arguments_of(["job.yaml", "seed=1", "--skip", DAYS[1], "--because", "click=0 since four"])
+    assert (told.because, told.overrides) == ("click=0 since four", ["seed=1"])
+
+
+def test_a_day_that_was_rolled_back_can_be_left_out(folder: Path) -> None:
+    registry = Registry("root")
+    champions(registry, "root", DAYS[:2])
+    Ledger("root", datetime.date.fromisoformat(DAYS[1])).commit("wait", {})
+    for step in STEPS[1:]:
+        Ledger("root", datetime.date.fromisoformat(DAYS[1])).commit(step, {"promoted": True, "number": 2})
+    skip = ["job.yaml", "--skip", DAYS[1], "--because", "half empty"]
+    with pytest.raises(InputError, match=f"line was trained on {DAYS[1]}"):
+        main(skip)
+    registry.rollback(None, "orders fell")
+    assert main(skip) == 0
+    assert skipped("root") == {datetime.date.fromisoformat(DAYS[1]): "half empty"}
+
+
+def test_a_refused_day_that_a_later_champion_trained_on_is_not_left_out(folder: Path) -> None:
+    registry = Registry("root")
+    champions(registry, "root", DAYS[:1])
+    registry.register(a_model("root", DAYS[1], DAYS[0]))
+    registry.register(a_model("root", DAYS[2], DAYS[0], days=DAYS[1:3]))
+    registry.promote(DAYS[2], "blessed", expected=1)
+    with pytest.raises(InputError, match=f"trained on {DAYS[1]} .model {DAYS[2]}"):
+        main(["job.yaml", "--skip", DAYS[1], "--because", "half empty"])
+    assert not skipped("root")
+
+
+def test_a_day_is_not_left_out_while_one_is_at_work(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Lease("root", 60, DAYS[1]):
+        assert main(["job.yaml", "--skip", DAYS[1], "--because", "half empty"]) == 75
+    assert f"{DAYS[1]} is at work" in capsys.readouterr().out
+    assert not skipped("root")
+
+
+def test_a_stop_ends_the_wait_for_a_day(folder: Path) -> None:
+    work = work_of(DAYS[3], **{"wait.minutes": 0.02, "wait.poll_seconds": 1})
+    champions(work.registry, "root", DAYS[2:3])
+    work.say = lambda text: work.runner.stop("stopped by SIGTERM")
+    with pytest.raises(StoppedError, match="stopped by SIGTERM"):
+        data_steps.wait(work)
+
+
+def test_a_day_with_a_damaged_record_is_begun_and_can_be_begun_anew(folder: Path) -> None:
+    ledger = Ledger("root", datetime.date.fromisoformat(DAYS[1]))
+    assert not ledger.begun()
+    ledger.commit("wait", {})
+    (folder / "root/days" / DAYS[1] / "01-wait.json").write_text("{")
+    with pytest.raises(InputError, match="no whole record"):
+        ledger.done()
+    assert ledger.begun()
+
+
+def frozen_day(day: str, late_trained: dict[str, list[str]]) -> None:
+    work = work_of(day)
+    manifest = plan(work.job, DayRange.model_validate({"from": day, "to": day}))
+    put(work.place.url(DAY_MANIFEST), manifest.to_bytes())
+    for step in STEPS[:3]:
+        work.ledger.commit(step, {"late_trained": late_trained} if step == "freeze" else {})
+
+
+def come_late(folder: Path, day: str) -> str:
+    table = pq.read_table(folder / "log" / f"dt={day}" / "part-00000.parquet", partitioning=None)
+    pq.write_table(table, folder / "log" / f"dt={day}" / "part-00009.parquet", write_page_checksum=True)
+    return f"dt={day}/part-00009.parquet"
+
+
+@pytest.mark.parametrize("promoted", [True, False])
+def test_late_files_that_only_a_refused_challenger_trained_on_are_not_lost(promoted: bool, folder: Path) -> None:
+    champions(Registry("root"), "root", DAYS[:1])
+    frozen_day(DAYS[0], {})
+    late = come_late(folder, DAYS[0])
+    frozen_day(DAYS[1], {DAYS[0]: [late]})
+    if promoted:
+        champions(Registry("root"), "root", DAYS[1:2])
+    span = Span(DAYS[promoted], 1 + promoted, DAYS[2:3] if promoted else DAYS[1:3], [])
+    found = {str(day): files for day, files in data_steps.late_before(work_of(DAYS[2], span)).items() if files}
+    assert found == ({} if promoted else {DAYS[0]: [late]})
+
+
+def test_late_files_of_a_day_that_was_left_out_stay_out(folder: Path) -> None:
+    champions(Registry("root"), "root", DAYS[:1])
+    for day in DAYS[:2]:
+        frozen_day(day, {})
+    late = come_late(folder, DAYS[1])
+    for days, expected in ((DAYS[1:3], [late]), (DAYS[2:3], [])):
+        found = data_steps.late_before(work_of(DAYS[2], Span(DAYS[0], 1, days, [])))
+        assert [name for files in found.values() for name in files] == expected
