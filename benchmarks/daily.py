@@ -78,7 +78,9 @@ class Study:
         tree["data"] |= {"path": str(self.events), "holdout": {"share": arguments.share}}
         tree["data"]["train"] = {"from": str(self.start), "to": str(self.start)}
         tree["data"].pop("eval", None)
-        tree.setdefault("daily", {})
+        tree["daily"] = (tree.get("daily") or {}) | {
+            "retention": {"champions": 1000}
+        }  # the first model is scored to the end
         self.tree = tree
 
     def day(self, number: int) -> dt.date:
