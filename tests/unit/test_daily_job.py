@@ -38,8 +38,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def work_of(day: str, span: Span | None = None, **more: Any) -> Work:
-    job = settled(load_job("job.yaml", [f"daily.{key}={value}" for key, value in more.items()]))
+def work_of(day: str, span: Span | None = None, wait: str = "{}") -> Work:
+    job = settled(load_job("job.yaml", [f"daily.wait={wait}"]))
     date = datetime.date.fromisoformat(day)
     registry, runner = Registry("root"), Runner([])
     place, ledger = Place("root", date), Ledger("root", date)
@@ -92,7 +92,7 @@ def test_a_day_is_not_left_out_while_one_is_at_work(folder: Path, capsys: pytest
 
 
 def test_a_stop_ends_the_wait_for_a_day(folder: Path) -> None:
-    work = work_of(DAYS[3], **{"wait.minutes": 0.02, "wait.poll_seconds": 1})
+    work = work_of(DAYS[3], wait="{minutes: 0.02, poll_seconds: 1}")
     champions(work.registry, "root", DAYS[2:3])
     work.say = lambda text: work.runner.stop("stopped by SIGTERM")
     with pytest.raises(StoppedError, match="stopped by SIGTERM"):
