@@ -39,6 +39,7 @@ from schemas.load import load_job
 
 if TYPE_CHECKING:
     from pipeline.daily.alerts import Kind
+    from pipeline.journal import Outcome
 
 
 def parser() -> argparse.ArgumentParser:
@@ -251,7 +252,7 @@ class Run:
         alerts = Alerts(job.daily.alerts, job.name, tracking)
         accepted = set(self.arguments.accept)
         work = Work(job, place, ledger, self.registry, self.runner, alerts, accepted, say, self.leader)
-        code = 1
+        code, why = 1, ""
         try:
             code = run_day(work, self.lease, say)
             tracking.values(work.done["train"]["samples"], tracked(work))
@@ -260,18 +261,20 @@ class Run:
                 say(f"{place.key}  refused by the gate\n{why}")
                 self._alert(work, "refused_gate", why, facts)
         except DayEndedError as ended:
-            code = ended.code
+            code, why = ended.code, f"{ended.kind.replace('_', ' ')}: {ended.text}"
             print(f"error: {day}: {ended.kind.replace('_', ' ')}\n{ended.text}", file=sys.stderr, flush=True)
             self._alert(work, ended.kind, ended.text, ended.facts)
         except (StoppedError, Lost) as stopped:
-            code = STOPPED
+            code, why = STOPPED, str(stopped)
             same = "the same command" + " without --again" * (self.arguments.again and bool(work.done))
             print(f"{day}: {stopped}; {same} goes on from there", file=sys.stderr, flush=True)
         except Exception as error:
-            self._alert(work, "failed_run", message(error), {})
+            why = message(error)
+            self._alert(work, "failed_run", why, {})
             raise
         finally:
-            tracking.finish(code not in (0, REFUSED))
+            outcomes: dict[int, Outcome] = {0: "finished", REFUSED: "refused", STOPPED: "stopped"}
+            tracking.finish(outcomes.get(code, "failed"), why)
         return code
 
     def _alert(self, work: Work, kind: "Kind", text: str, facts: dict[str, Any]) -> None:

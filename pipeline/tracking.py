@@ -1,7 +1,7 @@
-"""Weights & Biases, and the only file that knows it. Rank 0 alone logs; nothing here can stop the training.
+"""What a run tells: to its own record first (pipeline/journal.py), then to Weights & Biases, known to this file alone.
 
 One run an attempt, all attempts of a job in one group. Keys: `train/<task>/<metric>` and `eval/<task>/<metric>`
-against `samples`, the rows trained so far.
+against `samples`, the rows trained so far. Rank 0 alone tells; nothing here can stop the training.
 """
 
 import netrc
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlparse
 
+from pipeline.journal import Journal, Outcome
 from pipeline.metrics import Metrics, flatten
 from schemas.errors import redacted
 from schemas.job import JobConfig
@@ -26,12 +27,22 @@ TITLE_LENGTH = 63
 FINISH_SECONDS = 120
 """The longest it waits for the last uploads; what is missing lies on disk for `wandb sync`."""
 
+RECORD_ERRORS = (OSError, ValueError, TypeError)
+"""A full disk, or a value that is not plain: training goes on without a record."""
+
 
 class Tracking:
-    """One wandb run, or the memory of one that failed: after its first error it is silent."""
+    """One attempt's record and its wandb run. After its first error either is silent, and the other goes on."""
 
-    def __init__(self, job: JobConfig, job_type: str, config: dict[str, Any]) -> None:
+    def __init__(self, job: JobConfig, job_type: str, config: dict[str, Any], samples: int = 0) -> None:
+        """`samples` rows were trained before this attempt."""
         self._run: Any = None
+        self._journal: Journal | None = None
+        config = config | {"git": git_revision()}
+        try:
+            self._journal = Journal(Path(job.local_folder), job.name, job_type, samples, config)
+        except RECORD_ERRORS as error:
+            _say_unrecorded(error)
         self.mode: Mode = _mode(job.tracking.mode)
         if self.mode != "disabled":
             self._guarded(lambda: self._start(job, job_type, config))
@@ -48,27 +59,29 @@ class Tracking:
 
     def metrics(self, split: str, samples: int, metrics: Metrics, more: dict[str, float]) -> None:
         """Logs each task's metrics under `split` (train or eval), and `more` under its own keys."""
-        values = {f"{split}/{key}": value for key, value in flatten(metrics).items()}
-        self._guarded(lambda: self._run.log(values | more | {"samples": samples}))
+        self.values(samples, {f"{split}/{key}": value for key, value in flatten(metrics).items()} | more)
 
     def values(self, samples: int, values: dict[str, float]) -> None:
-        """Logs numbers that are no task's, under their own keys."""
+        """Logs numbers under their own keys."""
+        self._recorded(lambda journal: journal.values(samples, values))
         self._guarded(lambda: self._run.log(values | {"samples": samples}))
 
     def alert(self, title: str, text: str, level: str) -> str:
         """An alert of the run; `level` is INFO, WARN or ERROR. Returns where it went, or why not.
 
-        Offline it lies in the run's record until that is uploaded.
+        Offline it lies in wandb's files until they are uploaded.
         """
+        self._recorded(lambda journal: journal.alert(title, text, level))
         if self.mode == "disabled":
             return "not sent: there is no run"
         mode = self.mode
         self._guarded(lambda: self._run.alert(title[:TITLE_LENGTH], text, level=level, wait_duration=1))
         return "not sent: wandb failed" if self.mode != mode else f"{mode} run, {self.url or self.folder}"
 
-    def finish(self, failed: bool = False) -> None:
-        """Ends the run; its record is whole on disk afterwards."""
-        self._guarded(lambda: self._run.finish(exit_code=1 if failed else 0))
+    def finish(self, outcome: Outcome = "finished", why: str = "") -> None:
+        """Ends the run; its record is whole on disk afterwards. `why` is what a person needs to know of a bad end."""
+        self._recorded(lambda journal: journal.end(outcome, why))
+        self._guarded(lambda: self._run.finish(exit_code=int(outcome in ("failed", "stopped"))))
 
     def _start(self, job: JobConfig, job_type: str, config: dict[str, Any]) -> None:
         import wandb  # here: half a second of start-up that only the rank that logs pays
@@ -82,7 +95,7 @@ class Tracking:
             "job_type": job_type,
             "name": f"{job.name}-{job_type}",
             "dir": str(folder),
-            "config": config | {"git": git_revision()},
+            "config": config,
         }
         settings = wandb.Settings(
             console="off",
@@ -99,6 +112,15 @@ class Tracking:
             self._run = wandb.init(**arguments, mode=self.mode, settings=settings)
         self._run.define_metric("samples")
         self._run.define_metric("*", step_metric="samples")
+
+    def _recorded(self, act: Callable[[Journal], None]) -> None:
+        if self._journal is None:
+            return
+        try:
+            act(self._journal)
+        except RECORD_ERRORS as error:
+            self._journal = None
+            _say_unrecorded(error)
 
     def _guarded(self, act: Callable[[], Any]) -> None:
         if self.mode == "disabled":
@@ -140,6 +162,10 @@ def _netrc_key() -> bool:
         return netrc.netrc(os.environ.get("NETRC")).authenticators(host) is not None
     except (OSError, netrc.NetrcParseError):
         return False
+
+
+def _say_unrecorded(error: Exception) -> None:
+    _say(f"the run's own record cannot be written and is left out from here on: {error}")
 
 
 def _say(text: str) -> None:

@@ -1,7 +1,8 @@
 """One job from start to end on one rank: build, resume, train, evaluate, tell."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import ValidationError
@@ -11,6 +12,7 @@ from pipeline.data.holdout import drawn_words, evaluation_part
 from pipeline.data.manifest import Manifest
 from pipeline.data.vocabulary_lookup import fingerprints
 from pipeline.embedding.sharding import shard
+from pipeline.journal import Outcome
 from pipeline.metrics import Metrics
 from pipeline.model import RankingModel, network_size
 from pipeline.tracking import Tracking
@@ -24,6 +26,7 @@ from pipeline.train.migrate import load_parent, opening_lines
 from pipeline.train.optim import Optimizers
 from pipeline.train.precision import settled
 from pipeline.train.result import result, write_result
+from pipeline.train.stop import Stopped
 from pipeline.train.table_state import set_replica_steps
 from pipeline.train.warm_start import LINEAGE, Lineage, Parent, find_parent, lineage_of
 from schemas.errors import InputError
@@ -83,14 +86,13 @@ def _run_job(
         log.check_budget(budget.path)  # what planning left out, or a budget that was lowered
 
     told = {"world_size": ranks.world, "size": dataclasses.asdict(size)}
-    tracking = Tracking(job, "train", config | told | begun.tracked) if ranks.first else None
+    tracking = Tracking(job, "train", config | told | begun.tracked, start.samples) if ranks.first else None
 
     def say(text: str) -> None:
         if ranks.first:
             print(text, flush=True)
 
-    failed = True
-    try:
+    with _told_end(tracking):
         lines = [_opening(job, loop, evaluation, ranks, start), size_line(size), *begun.lines, *planned.notes()]
         lines += drift_notes(evaluation) if evaluation else []
         lines += [f"note: {at}: its manifest is cut short; passed over" for at in checkpoints.store.cut_short()]
@@ -123,11 +125,26 @@ def _run_job(
             told_of = (job, asked, training, evaluation, ranks, end, size, loop.pace, metrics, attainable)
             write_result(job, result(*told_of))
             _tell_late(job, planned, end, tracking)
-        failed = False
+    say("\n".join([_closing(checkpoints, tracking), *_quarantined(budget)]))
+
+
+@contextmanager
+def _told_end(tracking: Tracking | None) -> Iterator[None]:
+    """Around all that is tracked: the run ends as it did."""
+    outcome: Outcome = "failed"
+    why = ""
+    try:
+        yield
+        outcome = "finished"
+    except Stopped as stopped:
+        outcome, why = "stopped", str(stopped)
+        raise
+    except BaseException as error:
+        why = f"{type(error).__name__}: {error}"
+        raise
     finally:
         if tracking is not None:
-            tracking.finish(failed)
-    say("\n".join([_closing(checkpoints, tracking), *_quarantined(budget)]))
+            tracking.finish(outcome, why)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -129,7 +129,7 @@ def test_facts_that_are_no_json_end_nothing(server: Server) -> None:
 
 def test_without_a_run_wandb_is_not_told(tmp_path: Path) -> None:
     assert send(AlertsConfig()) == ["wandb: not sent: the day has no run"]
-    disabled = Tracking(small_job(tmp_path), "daily", {})
+    disabled = Tracking(small_job(tmp_path, tmp_path / "out"), "daily", {})
     assert send(AlertsConfig(), disabled) == ["wandb: not sent: there is no run"]
     assert send(AlertsConfig(wandb=False)) == []
 
@@ -149,7 +149,7 @@ class Run:
 
 
 def test_a_run_is_told_in_time_and_by_the_kinds_level(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tracking = Tracking(small_job(tmp_path), "daily", {})
+    tracking = Tracking(small_job(tmp_path, tmp_path / "out"), "daily", {})
     run = Run(fails=False)
     monkeypatch.setattr(tracking, "_run", run)
     tracking.mode = "online"

@@ -7,6 +7,7 @@ import pytest
 import torch
 import wandb
 
+from pipeline.journal import attempts
 from pipeline.metrics import Metrics, binary_metrics
 from pipeline.tracking import Tracking, git_revision
 from schemas.job import JobConfig
@@ -56,7 +57,7 @@ def test_keys_are_split_task_metric_against_samples(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(wandb, "init", init)
     tracking = Tracking(job(tmp_path), "train", {"seed": 0})
     tracking.metrics("eval", 640, metrics(), {"train/dense_lr": 0.1})
-    tracking.finish(failed=True)
+    tracking.finish("failed", "out of memory")
     assert (asked["group"], asked["job_type"], asked["mode"]) == ("small", "train", "offline")
     assert asked["config"] == {"seed": 0, "git": git_revision()}
     (logged,) = run.logged
@@ -66,6 +67,36 @@ def test_keys_are_split_task_metric_against_samples(tmp_path: Path, monkeypatch:
     assert logged["eval/cart/rows"] == 3
     assert "eval/cart/auc" not in logged, "one class: undefined, so left out"
     assert run.ended == 1
+    (own,) = attempts(tmp_path / "out")
+    assert own.points == [(own.points[0][0], 640, {key: v for key, v in logged.items() if key != "samples"})]
+    assert (own.job, own.job_type, own.outcome, own.why) == ("small", "train", "failed", "out of memory")
+    assert own.about == asked["config"]
+
+
+def test_without_wandb_the_own_record_is_whole(tmp_path: Path) -> None:
+    tracking = Tracking(job(tmp_path, "disabled"), "train", {}, samples=64)
+    tracking.metrics("eval", 640, metrics(), {"train/dense_lr": 0.1})
+    tracking.alert("late", "a file", "WARN")
+    tracking.finish()
+    (own,) = attempts(tmp_path / "out")
+    assert own.samples == 64
+    assert own.points[0][2]["eval/click/auc"] == 1.0
+    assert [alert["title"] for alert in own.alerts] == ["late"]
+    assert own.outcome == "finished"
+
+
+def test_an_own_record_that_cannot_be_written_ends_neither_training_nor_wandb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Run()
+    monkeypatch.setattr(wandb, "init", lambda **_: run)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/journal").write_text("a file where the folder should be")
+    tracking = Tracking(job(tmp_path), "train", {})
+    tracking.values(1, {"a": 1.0})
+    tracking.values(2, {"a": 2.0})
+    assert [logged["samples"] for logged in run.logged] == [1, 2]
+    assert capsys.readouterr().err.count("the run's own record cannot be written") == 1
 
 
 @pytest.mark.parametrize("fails", ["define_metric", "log", "finish"])
