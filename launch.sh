@@ -80,8 +80,10 @@ case $job in
     "$python" -m jobs.generate --out runs/generated/events
     ranked jobs.launch train --nproc-per-node "$ranks" "$root/jobs/configs/generated.yaml" ;;
   test)
-    # two files of tests at a time: each waits for ranks and launchers as long as it computes
-    setup_all dev; cd "$root"; exec "$python" -m pytest -n "$(( cores > 1 ? 2 : 0 ))" --dist loadfile "$@" ;;
+    # a file of tests more than there are cores: each waits for ranks and launchers as long as it computes. In the
+    # order of the folders, so that the long ones do not come last
+    setup_all dev; cd "$root"; files=$(( cores > 1 ? (cores < 8 ? cores + 1 : 8) : 0 ))
+    exec "$python" -m pytest -n "$files" --dist loadfile --no-loadscope-reorder "$@" ;;
   check)
     setup_all dev; cd "$root"
     "$python" -m ruff check . && "$python" -m ruff format --check . && "$python" -m mypy && "$venv/bin/lint-imports" ;;

@@ -37,6 +37,7 @@ fork_server = multiprocessing.get_context("forkserver")
 _TORCH = ["torchrec", "torch.distributed.run", "torch.distributed.checkpoint._fsspec_filesystem", "torch.profiler"]
 _TORCH += ["torch.distributed.elastic.rendezvous.c10d_rendezvous_backend"]
 _OTHERS = ["pyarrow.compute", "pyarrow.parquet", "fsspec.implementations.local", "pydantic", "yaml", "wandb", "pytest"]
+_OTHERS += ["scipy.stats", "matplotlib.figure", "matplotlib.backends.backend_svg", "jinja2"]
 fork_server.set_forkserver_preload(_TORCH + _OTHERS)
 
 
