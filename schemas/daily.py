@@ -1,14 +1,19 @@
 """DailyConfig: one day's unit of work, its limits and its tolerances."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from schemas.strict import Strict
+from schemas.errors import InputError
+from schemas.strict import Strict, nearest
+from schemas.tasks import TaskSpec
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
+ALL_ROWS = "all"
+"""What the gate calls the held-out rows of every slice."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -111,6 +116,23 @@ class GateConfig(Strict):
     """Rows judged by themselves as well."""
     unsure: Literal["pass", "refuse"] = "pass"
     """What becomes of a loss beyond tolerance that the rows are too few to tell from noise."""
+
+
+def check_gate(gate: GateConfig, tasks: Sequence[TaskSpec]) -> None:
+    """Raises InputError for a tolerance or floor of what is no task, and for a slice's name that is taken."""
+    names = [task.name for task in tasks]
+    binary = [task.name for task in tasks if task.kind == "binary"]
+    for key, given, known in (("tasks", gate.tasks, names), ("floors", gate.floors, binary)):
+        for name in given:
+            if name not in known:
+                kind = "task" if key == "tasks" else "binary task"
+                raise InputError(f"daily.gate.{key}.{name}: no {kind} '{name}'; {nearest(name, known)}")
+    slices = [spec.name for spec in gate.slices]
+    for name in slices:
+        if slices.count(name) > 1 or name == ALL_ROWS:
+            raise InputError(
+                f"daily.gate.slices: two slices are named '{name}' ('{ALL_ROWS}' is every held-out row); rename one"
+            )
 
 
 class RetentionConfig(Strict):

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from schemas.balance import BalanceConfig, FixedBalance
-from schemas.daily import DailyConfig
+from schemas.daily import DailyConfig, check_gate
 from schemas.errors import InputError
 from schemas.events import PARTITION_KEY, DataConfig
 from schemas.features import (
@@ -225,6 +225,8 @@ class JobConfig(Strict):
                 "model.norm=layer or none, or set data.bad and data.funnel to error"
             )
         self._check_tables()
+        if self.daily is not None:
+            check_gate(self.daily.gate, self.tasks)
         self.model.arguments([task.name for task in self.tasks])  # what it tells by task fits the tasks
         if not self.embedded:
             raise InputError("features: at least one must have a table; a job of floats alone has nothing to shard")

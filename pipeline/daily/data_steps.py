@@ -13,6 +13,7 @@ from pipeline.data.files import AbsentError, Listed, list_days, plan, plan_files
 from pipeline.data.freeze import compare
 from pipeline.data.manifest import Manifest, from_bytes
 from pipeline.data.vocabulary_growth import grow
+from pipeline.gate.slices import check_slices
 from pipeline.storage import filesystem
 from schemas.errors import InputError
 from schemas.events import DayRange
@@ -32,6 +33,7 @@ def wait(work: Work) -> Facts:
 def validate(work: Work) -> Facts:
     """The day's statistics within their limits of recent days; the manifest they were made of is what is frozen."""
     manifest = plan(work.job, work.own_day)
+    check_slices(work.job, work.daily.gate, manifest)
     put(work.place.url(DAY_MANIFEST), manifest.to_bytes())
     recent = recent_statistics(work)
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from pipeline.daily.ledger import Ledger, skip, skipped
-from pipeline.daily.place import latest
+from pipeline.daily.place import begun, latest
 from pipeline.registry import Registry
 from schemas.errors import InputError
 from schemas.job import JobConfig
@@ -58,41 +58,60 @@ def span_of(job: JobConfig, root: str, registry: Registry, day: datetime.date) -
         raise InputError(f"{day}: was skipped ({left_out[day]}); a skipped day stays out of every later model")
     number = promotions[-1].number if promotions else None
     if champion is None:
-        first = job.data.train.first
+        name, first = None, job.data.train.first
         if day < first:
             raise InputError(f"{day}: lies before data.train.from ({first}), where the first champion's days begin")
-        span = [first + ONE * n for n in range((day - first).days + 1)]
-        return Span(None, number, _named(span, without=left_out), _named(span, within=left_out))
-    last = trained_up_to(registry, champion.name)
-    if day <= last:
-        raise InputError(
-            f"{day}: champion {champion.name} was trained up to {last}, and days are trained in order; roll back to a "
-            f"champion before it to train it anew (./launch.sh registry {root} rollback)"
-        )
-    between = [last + ONE * n for n in range(1, (day - last).days)]
-    still_open = [d for d in between if d not in left_out and not finished(root, d)]
+        so_far = "there is no champion yet"
+    else:
+        name, last = champion.name, trained_up_to(registry, champion.name)
+        if day <= last:
+            raise InputError(
+                f"{day}: champion {name} was trained up to {last}, and days are trained in order; roll back to a "
+                f"champion before it to train it anew (./launch.sh registry {root} rollback)"
+            )
+        first, so_far = last + ONE, f"champion {name} was trained up to {last}"
+    judged = [d for d in _to_be_ended(root, registry, day) if d >= first]
+    still_open = [d for d in judged if d not in left_out and not finished(root, d)]
     if still_open and job.daily.missing_days == "refuse":
         raise InputError(
-            f"{day}: champion {champion.name} was trained up to {last}, and {', '.join(map(str, still_open))} came to "
-            f"no end; train them first (--from {still_open[0]} --to {day}), or leave them out for good (--skip "
-            f"{still_open[0]} --because WHY; daily.missing_days=skip does so by itself)"
+            f"{day}: {so_far}, and {', '.join(map(str, still_open))} came to no end; train them first (--from "
+            f"{still_open[0]} --to {day}), or leave them out for good (--skip {still_open[0]} --because WHY; "
+            "daily.missing_days=skip does so by itself)"
         )
     for missing in still_open:
         skip(root, missing, f"daily.missing_days is skip, when {day} was begun")
     out = {*left_out, *still_open}
     if job.daily.refused_days == "leave_out":
-        out |= set(between)
-    return Span(champion.name, number, _named([*between, day], without=out), _named(between, within=out))
+        out |= set(judged)
+    before = _days(first, day)
+    return Span(name, number, _named([*before, day], without=out), _named(before, within=out))
 
 
 def first_open(root: str, registry: Registry, day: datetime.date) -> datetime.date:
-    """The first day since the champion's that came to no end and was not skipped; `day` where there is none."""
-    champion, left_out = registry.champion(), skipped(root)
-    if champion is None:
-        return day
-    last = trained_up_to(registry, champion.name)
-    between = [last + ONE * n for n in range(1, (day - last).days)]
-    return next((d for d in between if d not in left_out and not finished(root, d)), day)
+    """The first day before `day` that should have come to an end, did not, and was not skipped; `day` if there is none.
+
+    See `span_of`.
+    """
+    left_out = skipped(root)
+    judged = _to_be_ended(root, registry, day)
+    return next((d for d in judged if d not in left_out and not finished(root, d)), day)
+
+
+def _to_be_ended(root: str, registry: Registry, day: datetime.date) -> list[datetime.date]:
+    """The days before `day` that a run must have brought to an end: those since the champion's.
+
+    Without a champion, those since the first that any run began: what lies before it is the history that the first
+    champion learns from, and no run's business.
+    """
+    champion = registry.champion()
+    if champion is not None:
+        return _days(trained_up_to(registry, champion.name) + ONE, day)
+    return _days(min((place.day for place in begun(root)), default=day), day)
+
+
+def _days(first: datetime.date, end: datetime.date) -> list[datetime.date]:
+    """From `first` on, before `end`."""
+    return [first + ONE * n for n in range((end - first).days)]
 
 
 def trained_up_to(registry: Registry, name: str) -> datetime.date:

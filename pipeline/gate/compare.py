@@ -173,7 +173,7 @@ def _settled_by_infinity(told: Comparison) -> Comparison:
 
 
 def _resampled(sample: Sample, metrics: Sequence[str], users: Users, resamples: int, seed: int) -> dict[str, Floats]:
-    """Delta of each resample by metric, [B]; NaN where a class is missing from it."""
+    """Delta of each resample by metric, [B]; NaN where a class is missing from it, or a metric is without bound."""
     assert sample.champion is not None
     code_U, user_M = np.unique(users.code_N[sample.row_M], return_inverse=True)
     count = len(code_U)
@@ -199,10 +199,12 @@ def _resampled(sample: Sample, metrics: Sequence[str], users: Users, resamples: 
         values[AUC] = [ranking.auc(weight_UR) for ranking in rankings]
         for metric in metrics:
             delta_R = _delta(metric, *values[metric])
+            # without bound where the champion's sum happens to be 0: no more to be counted with than a missing class
+            delta_R = np.where(np.isfinite(delta_R), delta_R, np.nan)
             out[metric][first : first + AT_ONCE] = delta_R[: resamples - first]
     return out
 
 
 def undefined(delta_B: Floats) -> bool:
-    """Whether too many resamples left out a class."""
-    return float(np.mean(~np.isfinite(delta_B))) > UNDEFINED
+    """Whether too many resamples are undefined."""
+    return float(np.mean(np.isnan(delta_B))) > UNDEFINED

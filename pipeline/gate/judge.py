@@ -24,10 +24,8 @@ from pipeline.gate.record import ALL, OWN, Comparison, Floor, Verdict, Word
 from pipeline.gate.samples import Model, Sample, same_rows, samples
 from pipeline.gate.words import floor_sentence, listed, worse_sentence
 from pipeline.predictions import Predictions
-from schemas.daily import GateConfig
-from schemas.errors import InputError
+from schemas.daily import GateConfig, check_gate
 from schemas.job import JobConfig
-from schemas.strict import nearest
 
 POWER = float(stats.norm.ppf(0.8))
 """Standard errors beyond what is needed at which 80 % of the deltas are seen."""
@@ -73,16 +71,9 @@ def judge(
 def _check(
     job: JobConfig, gate: GateConfig, challenger: Predictions, slices: Mapping[str, Mask], user_N: npt.NDArray[Any]
 ) -> None:
-    names = [task.name for task in job.tasks]
-    binary = [task.name for task in job.tasks if task.kind == "binary"]
-    for key, given, known in (("tasks", gate.tasks, names), ("floors", gate.floors, binary)):
-        for name in given:
-            if name not in known:
-                kind = "task" if key == "tasks" else "binary task"
-                raise InputError(f"daily.gate.{key}.{name}: no {kind} '{name}'; {nearest(name, known)}")
+    check_gate(gate, job.tasks)
     rows = len(challenger.row_N)
-    if ALL in slices:
-        raise InputError(f"daily.gate.slices: '{ALL}' is the name of all held-out rows; give the slice another")
+    assert ALL not in slices, "refused as the name of one"
     lengths = {"user_N": len(user_N), **{f"slice '{name}'": len(mask_N) for name, mask_N in slices.items()}}
     for what, length in lengths.items():
         if length != rows:

@@ -6,8 +6,10 @@ A value that is not defined, or infinite, is None, and the note says why.
 import dataclasses
 from typing import Any, Literal
 
+from schemas.daily import ALL_ROWS
+
 Word = Literal["better", "level", "worse", "unsure", "too_few"]
-ALL = "all"
+ALL = ALL_ROWS
 """The slice of all held-out rows."""
 OWN, JOINT = "own", "joint"
 AUC, LOG_LOSS, CALIBRATION, MSE = "auc", "log_loss", "calibration", "mse"

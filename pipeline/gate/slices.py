@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 
 from pipeline.data.files import plan
 from pipeline.data.manifest import Manifest
+from pipeline.data.order import Stretch
 from pipeline.data.value_counts import ValueCounts, hash64
-from pipeline.gate.record import ALL
 from pipeline.gate.rows import KEY, Int64, arrow_of_rows, columns_of, stretches_of
 from pipeline.storage import bounded, filesystem, patiently
 from schemas.daily import GateConfig, SliceSpec
@@ -39,13 +39,9 @@ def slice_masks(
     A null value is in no slice. `tell` is told of earlier days that are missing; their users count as new. Raises
     InputError for a column that is missing or of another type, naming the slice and the file.
     """
-    names = [spec.name for spec in gate.slices]
-    for name in names:
-        if names.count(name) > 1 or name == ALL:
-            raise InputError(f"{KEY}.slices: two slices are named '{name}' ('{ALL}' is every row); rename one")
     out: dict[str, Mask] = {}
     for spec in gate.slices:
-        key = f"{KEY}.slices.{spec.name}.column"
+        key = _key(spec)
         values = arrow_of_rows(job, manifest, spec.column, row_N, key)
         if spec.new_days is not None:
             known = _earlier(job, spec, spec.new_days, day, pc.unique(values.drop_null()), key, tell)
@@ -62,6 +58,25 @@ def slice_masks(
     return out
 
 
+def check_slices(job: JobConfig, gate: GateConfig, manifest: Manifest) -> None:
+    """Raises InputError for a slice whose column the manifest's first file lacks, or has of a type no slice is of.
+
+    To be called before anything is trained: `slice_masks` would say so after it.
+    """
+    for spec in gate.slices:
+        for group in manifest.groups[:1]:
+            for _ in columns_of(job, [Stretch(group, 0, 1)], spec.column, _key(spec), _lenient(job)):
+                break
+
+
+def _key(spec: SliceSpec) -> str:
+    return f"{KEY}.slices.{spec.name}.column"
+
+
+def _lenient(job: JobConfig) -> bool:
+    return job.data.bad.corrupt == "quarantine"
+
+
 def _mask(found: pa.Array) -> Mask:
     return pc.fill_null(found, False).to_numpy(zero_copy_only=False)
 
@@ -69,8 +84,7 @@ def _mask(found: pa.Array) -> Mask:
 def _counted(job: JobConfig, manifest: Manifest, column: str, key: str) -> pa.Table:
     """How often each value comes among all rows of the manifest. It takes memory for its distinct values."""
     counts: ValueCounts | None = None
-    lenient = job.data.bad.corrupt == "quarantine"
-    for _, _, values in columns_of(job, stretches_of(manifest), column, key, lenient):
+    for _, _, values in columns_of(job, stretches_of(manifest), column, key, _lenient(job)):
         found = pc.value_counts(values.drop_null())
         counts = counts or ValueCounts(values.type)
         distinct = found.field("values")
@@ -99,7 +113,6 @@ def _earlier(
     """Which of the wanted values occurred in so many days before this one."""
     # the column alone is read: what else the job reads may have come into the log later
     bare = job.model_copy(update={"features": [], "tasks": []})
-    lenient = job.data.bad.corrupt == "quarantine"
     known: list[pa.Array] = []
     missing = []
     for back in range(1, days + 1):
@@ -110,7 +123,7 @@ def _earlier(
         if not len(wanted):
             continue
         manifest = plan(bare, DayRange.model_validate({"from": earlier, "to": earlier}))
-        for _, _, values in columns_of(bare, stretches_of(manifest), spec.column, key, lenient):
+        for _, _, values in columns_of(bare, stretches_of(manifest), spec.column, key, _lenient(job)):
             if values.type != wanted.type:
                 raise InputError(
                     f"{key}: column '{spec.column}' holds {values.type} on {earlier}, {wanted.type} on {day}; write "

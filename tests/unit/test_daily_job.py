@@ -18,6 +18,7 @@ from pipeline.daily.span import Span
 from pipeline.daily.work import Work
 from pipeline.data.files import plan
 from pipeline.registry import Registry
+from schemas.daily import SliceSpec
 from schemas.errors import InputError
 from schemas.events import DayRange
 from schemas.load import load_job
@@ -89,6 +90,15 @@ def test_a_day_is_not_left_out_while_one_is_at_work(folder: Path, capsys: pytest
         assert main(["job.yaml", "--skip", DAYS[1], "--because", "half empty"]) == 75
     assert f"{DAYS[1]} is at work" in capsys.readouterr().out
     assert not skipped("root")
+
+
+def test_a_slice_of_no_column_is_told_before_anything_is_trained(folder: Path) -> None:
+    work = work_of(DAYS[0])
+    slices = [SliceSpec(name="tenant", column="tenent", values=3)]
+    gate = work.daily.gate.model_copy(update={"slices": slices})
+    work.job = work.job.model_copy(update={"daily": work.daily.model_copy(update={"gate": gate})})
+    with pytest.raises(InputError, match=r"daily\.gate\.slices\.tenant\.column: .*column 'tenent' is missing"):
+        data_steps.validate(work)
 
 
 def test_a_stop_ends_the_wait_for_a_day(folder: Path) -> None:

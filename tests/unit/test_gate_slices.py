@@ -13,7 +13,7 @@ import pytest
 from pipeline.data.files import plan
 from pipeline.data.manifest import Manifest
 from pipeline.gate.rows import column_of_rows
-from pipeline.gate.slices import slice_masks
+from pipeline.gate.slices import check_slices, slice_masks
 from schemas.daily import GateConfig, SliceSpec
 from schemas.errors import InputError
 from schemas.events import DayRange
@@ -166,19 +166,15 @@ def test_nulls_are_in_no_slice(log: Path) -> None:
 
 def test_what_is_wrong_is_named_with_key_and_file(log: Path) -> None:
     job, manifest = planned(log)
-    with pytest.raises(
-        InputError, match=r"daily\.gate\.slices\.x\.column: .*part-00000\.parquet: column 'tenent' is missing"
+    check_slices(job, gate(x={"column": "city", "values": 1}), manifest)
+    for spec, told in (
+        ({"column": "tenent", "values": 1}, r"slices\.x\.column: .*part-00000\.parquet: column 'tenent' is missing"),
+        ({"column": "price", "tail": 0.5}, r"part-00000\.parquet: column 'price' .*slices\.x\.column\) holds float"),
     ):
-        slice_masks(job, gate(x={"column": "tenent", "values": 1}), manifest, LAST, HELD)
-    with pytest.raises(
-        InputError, match=r"part-00000\.parquet: column 'price' \(daily\.gate\.slices\.x\.column\) holds float"
-    ):
-        slice_masks(job, gate(x={"column": "price", "tail": 0.5}), manifest, LAST, HELD)
-    twice = GateConfig(slices=[SliceSpec(name="x", column="city", values=1)] * 2)
-    with pytest.raises(InputError, match="two slices are named 'x'"):
-        slice_masks(job, twice, manifest, LAST, HELD)
-    with pytest.raises(InputError, match="two slices are named 'all'"):
-        slice_masks(job, gate(all={"column": "city", "values": 1}), manifest, LAST, HELD)
+        with pytest.raises(InputError, match=told):
+            slice_masks(job, gate(x=spec), manifest, LAST, HELD)
+        with pytest.raises(InputError, match=told):
+            check_slices(job, gate(x=spec), manifest)
     with pytest.raises(InputError, match=r"do not ascend within the 500 of the manifest; score"):
         column_of_rows(job, manifest, "city", np.array([3, 500]))
 

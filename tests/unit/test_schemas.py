@@ -514,3 +514,17 @@ def test_a_table_has_one_vocabulary() -> None:
         "tables.item: its features have unlike vocabularies (item: a.parquet, history: none, recent: b.parquet), so"
     )
     small_job("log", changes={f"features.{name}.vocabulary": "a.parquet" for name in ("item", "history", "recent")})
+
+
+@pytest.mark.parametrize(
+    ("gate", "told"),
+    [
+        ({"tasks": {"clik": {"auc": 0.1}}}, r"daily\.gate\.tasks\.clik: no task 'clik'; did you mean 'click'"),
+        ({"floors": {"odrer": 0.7}}, r"daily\.gate\.floors\.odrer: no binary task 'odrer'; did you mean 'order'"),
+        ({"slices": [{"name": "x", "column": "city", "values": 1}] * 2}, "two slices are named 'x'"),
+        ({"slices": [{"name": "all", "column": "city", "values": 1}]}, "two slices are named 'all'"),
+    ],
+)
+def test_the_gates_names_are_checked_before_anything_starts(gate: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        small_job("log", "out", {"daily": {"gate": gate}})
