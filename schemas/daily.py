@@ -157,7 +157,7 @@ class VocabularyConfig(Strict):
     """How vocabularies grow, day by day, within their tables' rows."""
 
     min_count: Annotated[int, Field(ge=1)] = 5
-    """Look-ups of a new value on one day that give it a row of its own."""
+    """Look-ups of a new value, on the days to be trained on together, that give it a row of its own."""
 
 
 class DailyConfig(Strict):

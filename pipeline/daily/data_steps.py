@@ -2,9 +2,11 @@
 
 import datetime
 
+import pyarrow.compute as pc
+
 from pipeline.daily.checks import Finding, check_day, passed
 from pipeline.daily.ledger import Ledger, days, skipped
-from pipeline.daily.place import DAY_MANIFEST, TRAIN_MANIFEST, Place, begun, get, latest, put
+from pipeline.daily.place import DAY_MANIFEST, TRAIN_MANIFEST, Place, begun, get, latest, place_of, put
 from pipeline.daily.span import span_of
 from pipeline.daily.statistics import DayStatistics, day_statistics, edges_of
 from pipeline.daily.wait import Late, wait_for_day
@@ -12,11 +14,12 @@ from pipeline.daily.work import INVALID, LATE, DayEndedError, Facts, Work
 from pipeline.data.files import AbsentError, Listed, list_days, plan, plan_files
 from pipeline.data.freeze import compare
 from pipeline.data.manifest import Manifest, from_bytes
+from pipeline.data.manifest import manifest_of as manifest_from
 from pipeline.data.vocabulary_growth import grow
 from pipeline.gate.slices import check_slices
 from pipeline.storage import filesystem
 from schemas.errors import InputError
-from schemas.events import DayRange
+from schemas.events import PARTITION_KEY, DayRange
 
 
 def wait(work: Work) -> Facts:
@@ -41,7 +44,8 @@ def validate(work: Work) -> Facts:
         work.runner.check()
         work.say(words)
 
-    today = day_statistics(work.job, work.day, manifest, tell, edges_of(recent))
+    # out of vocabulary is what the champion does not know
+    today = day_statistics(work.current_job(), work.day, manifest, tell, edges_of(recent))
     findings = check_day(work.job, work.daily.checks, today, recent, work.accepted)
     refuse(work, findings)
     work.say(f"{manifest.rows:,} rows against {len(recent)} recent day{'s' * (len(recent) != 1)}: passed")
@@ -125,24 +129,41 @@ def late_before(work: Work) -> dict[datetime.date, list[str]]:
     Of a day that is in no model and in none that is trained now, such as a skipped one, nothing is late.
     """
     line = work.line()
-    window = [d for d in days(work.place.root) if d < work.day][-work.daily.checks.recent_days :]
+    of_model = {day: name for name, model in line.items() for day in model.days}
+    trained = {*work.span.days, *of_model}
+    all_days = {*days(work.place.root), *map(datetime.date.fromisoformat, trained)}
+    window = sorted(d for d in all_days if d < work.day)[-work.daily.checks.recent_days :]
     own = {p.day: p for p in begun(work.place.root) if window and p.day >= window[0] and p.key in line}
     known: set[str] = set()
     for place in own.values():
         known |= {name for names in _done(place)["freeze"]["late_trained"].values() for name in names}
-    trained = {*work.span.days, *(day for model in line.values() for day in model.days)}
     found: dict[datetime.date, list[str]] = {}
     for day in window:
         place = own.get(day) or latest(work.place.root, day)
-        if str(day) not in trained or "freeze" not in _done(place):
+        if str(day) not in trained:
+            continue
+        if "freeze" in _done(place):
+            frozen = manifest_of(work, place)
+        elif str(day) in of_model:  # of the first champion's days all but its own have no run
+            frozen = _trained_of(work, place_of(work.place.root, of_model[str(day)]), day)
+        else:
             continue
         try:
             listed = list_days(work.job, DayRange(**{"from": day, "to": day}))
         except AbsentError:  # the log keeps its days for a while alone
             continue
-        came = compare(manifest_of(work, place), listed, same_place=False, lenient=True)
+        came = compare(frozen, listed, same_place=False, lenient=True)
         found[day] = [name for name in came if name not in known]
     return found
+
+
+def _trained_of(work: Work, place: Place, day: datetime.date) -> Manifest:
+    """What a model was trained on of one day."""
+    url = place.url(TRAIN_MANIFEST)
+    root = filesystem(work.job.data.path, work.job.data.storage)[1]
+    whole = from_bytes(get(url), root, url)
+    of_day = pc.starts_with(whole.files.column("path"), f"{PARTITION_KEY}={day}/")
+    return manifest_from(whole.files.filter(of_day), root, whole.origin)
 
 
 def _report(work: Work, late: dict[datetime.date, list[str]]) -> None:
@@ -160,7 +181,19 @@ def _report(work: Work, late: dict[datetime.date, list[str]]) -> None:
         )
     before = [name for day, files in late.items() if day < work.day for name in files]
     work.say(f"{words}; {'trained with this day' if work.daily.late_files == 'train' and before else 'left out'}")
-    work.alerts.send("late_files", str(work.day), "late files", words, {"files": names})
+    if not set(names) <= _told_since(work, min(late)):
+        told = work.alerts.send("late_files", str(work.day), "late files", words, {"files": names})
+        work.ledger.note("alert", {"alert": "late_files", "text": words, "told": told})
+
+
+def _told_since(work: Work, first: datetime.date) -> set[str]:
+    """Files that were late already when a day before this one, from the first on, was frozen: people know of them."""
+    out: set[str] = set()
+    for place in begun(work.place.root):
+        if first <= place.day < work.day:
+            facts = _done(place).get("freeze", {})
+            out |= {name for names in facts.get("late", {}).values() for name in names}
+    return out
 
 
 def vocabulary(work: Work) -> Facts:

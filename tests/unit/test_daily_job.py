@@ -12,7 +12,7 @@ from pipeline.daily import data_steps
 from pipeline.daily.documents import settled
 from pipeline.daily.lease import Lease
 from pipeline.daily.ledger import STEPS, Ledger, skipped
-from pipeline.daily.place import DAY_MANIFEST, Place, put
+from pipeline.daily.place import DAY_MANIFEST, TRAIN_MANIFEST, Place, put
 from pipeline.daily.process import Runner, StoppedError
 from pipeline.daily.span import Span
 from pipeline.daily.work import Work
@@ -144,6 +144,54 @@ def test_late_files_that_only_a_refused_challenger_trained_on_are_not_lost(promo
     span = Span(DAYS[promoted], 1 + promoted, DAYS[2:3] if promoted else DAYS[1:3], [])
     found = {str(day): files for day, files in data_steps.late_before(work_of(DAYS[2], span)).items() if files}
     assert found == ({} if promoted else {DAYS[0]: [late]})
+
+
+def test_late_files_of_a_day_without_a_run_of_its_own_are_found(folder: Path) -> None:
+    """The first champion, of the second day, learnt from the first day too."""
+    registry = Registry("root")
+    registry.register(a_model("root", DAYS[1], None, days=DAYS[:2]))
+    registry.promote(DAYS[1], "the first")
+    frozen_day(DAYS[1], {})
+    work = work_of(DAYS[2], Span(DAYS[1], 1, DAYS[2:3], []))
+    training = plan(work.job, DayRange.model_validate({"from": DAYS[0], "to": DAYS[1]}))
+    put(work_of(DAYS[1]).place.url(TRAIN_MANIFEST), training.to_bytes())
+    assert not any(data_steps.late_before(work).values())
+    late = come_late(folder, DAYS[0])
+    found = {str(day): files for day, files in data_steps.late_before(work).items() if files}
+    assert found == {DAYS[0]: [late]}
+
+
+class Told:
+    """Alerts that are remembered."""
+
+    def __init__(self) -> None:
+        self.sent: list[list[str]] = []
+
+    def send(self, kind: str, day: str, title: str, text: str, facts: dict[str, Any]) -> list[str]:
+        self.sent.append(facts["files"])
+        return ["webhook: not sent: HTTP 500"]
+
+
+def test_a_late_file_is_alerted_once_and_what_became_of_it_is_kept(folder: Path) -> None:
+    champions(Registry("root"), "root", DAYS[:1])
+    frozen_day(DAYS[0], {})
+    late, told = come_late(folder, DAYS[0]), Told()
+    for day in DAYS[1:3]:
+        work = work_of(day, Span(DAYS[0], 1, [day], []))
+        work.alerts = told  # type: ignore[assignment]
+        for step in ("wait", "validate"):
+            work.done |= {step: work.done.get(step, {})}
+        manifest = plan(work.job, work.own_day)
+        put(work.place.url(DAY_MANIFEST), manifest.to_bytes())
+        work.done["validate"] = {"manifest": manifest.fingerprint}
+        facts = data_steps.freeze(work)
+        assert facts["late"] == {DAYS[0]: [late]}
+        for step, committed in (("wait", work.done["wait"]), ("validate", {}), ("freeze", facts)):
+            work.ledger.commit(step, committed)
+    assert told.sent == [[late]]
+    (event,) = Ledger("root", datetime.date.fromisoformat(DAYS[1])).events()
+    assert (event["alert"], event["told"]) == ("late_files", ["webhook: not sent: HTTP 500"])
+    assert Ledger("root", datetime.date.fromisoformat(DAYS[2])).events() == []
 
 
 def test_late_files_of_a_day_that_was_left_out_stay_out(folder: Path) -> None:
