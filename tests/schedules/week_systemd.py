@@ -1,4 +1,4 @@
-"""A week of the units under systemd itself: a user's manager in a mount namespace of its own, a day in 20 seconds.
+"""A week of the units under systemd itself: a user's manager in a mount namespace of its own, a day in DAY seconds.
 
 Needs root. Drop-ins change what a fast clock and a user's manager need: the timer's hour, the pause between tries, the
 user, the folder. `date` runs as fast as the timer.
@@ -14,6 +14,7 @@ from tests.schedules.commands import SCHEDULES
 from tests.schedules.home import Home, after
 
 DAY = 20
+"""Seconds a day: a part of a minute, or one."""
 NAMESPACE = """
 set -e
 mount -t tmpfs none /run && mkdir -p /run/systemd/system "$XDG_RUNTIME_DIR"
@@ -42,7 +43,7 @@ Environment=PATH={path}
 Environment=FULCRUM_CONFIG=ranker.yaml
 RestartSec=1s
 """
-TIMER = f"[Timer]\nOnCalendar=\nOnCalendar=*:*:0/{DAY}\nAccuracySec=1ms\n"
+TIMER = "[Timer]\nOnCalendar=\nOnCalendar=*:*:{seconds}\nAccuracySec=1ms\n"
 
 
 def run(home: Home, days: list[str]) -> list[str]:
@@ -52,7 +53,7 @@ def run(home: Home, days: list[str]) -> list[str]:
     units.mkdir(parents=True)
     drop_ins = {
         "fulcrum-daily.service": SERVICE.format(home=home.path, path=f"{home.bin}:{os.environ['PATH']}"),
-        "fulcrum-daily.timer": TIMER,
+        "fulcrum-daily.timer": TIMER.format(seconds=f"0/{DAY}" if DAY < 60 else "00"),
     }
     for name, text in drop_ins.items():
         shutil.copy(SCHEDULES / "systemd" / name, units)
