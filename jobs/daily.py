@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.failure import message, reported
 from pipeline.daily.checks import check_accepted
 from pipeline.daily.day import code_of, ended_line, open_ledger, reasons, run_day, tracked
-from pipeline.daily.documents import settled
+from pipeline.daily.documents import day_group, settled
 from pipeline.daily.lease import Held, Lease, Lost
 from pipeline.daily.ledger import Ledger, skip, skipped
 from pipeline.daily.nodes import Leader, Nodes, follow
@@ -248,7 +248,10 @@ class Run:
         if self.arguments.again and open_ledger(place).begun():  # its records may be damaged
             place = Place(place.root, day, place.attempt + 1)
         ledger = Ledger(place.root, day, place.attempt, self.lease.term, job.data.storage)
-        tracking = Tracking(job, "daily", {"day": str(day), "attempt": place.attempt})
+        kind = "gate" if day >= _date("yesterday") else "backfill"
+        grouped = job.tracking.model_copy(update={"group": day_group(job, day)})
+        about = {"day": str(day), "attempt": place.attempt}
+        tracking = Tracking(job.model_copy(update={"tracking": grouped}), kind, about)
         alerts = Alerts(job.daily.alerts, job.name, tracking)
         accepted = set(self.arguments.accept)
         work = Work(job, place, ledger, self.registry, self.runner, alerts, accepted, say, self.leader)

@@ -7,6 +7,7 @@ The rows are kept and gathered. They count alike: sample weights shape the loss 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.chain import chains, joint_log_probability
+from pipeline.curves import binary_curves, regression_curves
 from pipeline.measures import BinaryMetrics, RegressionMetrics, binary_metrics, regression_metrics
 
 __all__ = ["BinaryMetrics", "MetricWindow", "Metrics", "RegressionMetrics", "binary_metrics", "flatten"]
@@ -29,6 +31,8 @@ class Metrics:
     """Each binary child's joint probability over all exposures (CTCVR beside CVR)."""
     regression: dict[str, RegressionMetrics] = field(default_factory=dict)
     """Each regression task's value over the task's conditional space."""
+    curves: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Calibration and score histograms by task, and by `TASK (joint)`, of an ordered window (pipeline/curves.py)."""
 
 
 class MetricWindow:
@@ -39,7 +43,7 @@ class MetricWindow:
     already that of an exposure. `regression` holds the indices of the tasks that predict a number; with `exposures`
     each update says which rows are exposures to a task. `device` is where a rank that was given no tensor takes part in
     the collectives: by default the current CUDA device under nccl, else the CPU. An `ordered` window is told the rows'
-    ids, and adds up in their order: its metrics are the same bits at any number of ranks.
+    ids, and adds up in their order: its metrics are the same bits at any number of ranks, and come with curves.
 
     Raises ValueError for names and parents that differ in number, names twice, or parents that are no forest.
     """
@@ -172,14 +176,21 @@ class MetricWindow:
                 assert values_NV is not None
                 label_N = values_NV[own_N, self.regression.index(task)]
                 metrics.regression[name] = regression_metrics(logits_NT[own_N, task], label_N)
+                if self.ordered:
+                    metrics.curves[name] = regression_curves(logits_NT[own_N, task], label_N)
                 continue
             metrics.own[name] = binary_metrics(labels_NT[own_N, task], logits_N=logits_NT[own_N, task])
+            if self.ordered:
+                metrics.curves[name] = binary_curves(logits_NT[own_N, task].double().sigmoid(), labels_NT[own_N, task])
             if self.parents[task] is not None:
                 chain = self._chains[task]
                 # the root's space: every exposure, less padding
                 exposed_N = rest[0][:, task] if rest else space_NT[:, chain[-1]]
                 label_N = labels_NT[:, chain].all(dim=1)
                 metrics.joint[name] = binary_metrics(label_N[exposed_N], log_p_N=log_p_NT[exposed_N, task])
+                if self.ordered:
+                    p_N = log_p_NT[exposed_N, task].exp()
+                    metrics.curves[f"{name} (joint)"] = binary_curves(p_N, label_N[exposed_N])
         return metrics
 
 

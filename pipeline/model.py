@@ -89,10 +89,15 @@ class RankingModel(nn.Module):
         self.embeddings = embedding_tables(job)
         torch.manual_seed(job.seed)
         self.dense = DenseNetwork(job)
+        self.watch = False
+        """Whether the next forward keeps what the tables gave, for telemetry."""
+        self.watched: KeyedTensor | None = None
 
     def forward(self, batch: Batch) -> Tensor:
         """The batch's logits_BT."""
-        return self.dense(self.embeddings(batch.sparse), batch.dense_BF, batch.rows)
+        pooled = self.embeddings(batch.sparse)
+        self.watched = pooled if self.watch else None
+        return self.dense(pooled, batch.dense_BF, batch.rows)
 
     def inputs(self, batch: Batch) -> Tensor:
         """What the dense network reads of the batch."""
@@ -145,6 +150,11 @@ def layer_widths(job: JobConfig) -> Widths:
 def input_width(job: JobConfig) -> int:
     """D."""
     return pooled_width(job) + len(job.dense)
+
+
+def unfilled_network(job: JobConfig) -> DenseNetwork:
+    """The job's dense network without storage: its modules and their names."""
+    return _unfilled(job, layer_widths(job))
 
 
 def _unfilled(job: JobConfig, widths: Widths) -> DenseNetwork:

@@ -4,6 +4,7 @@ One run an attempt, all attempts of a job in one group. Keys: `train/<task>/<met
 against `samples`, the rows trained so far. Rank 0 alone tells; nothing here can stop the training.
 """
 
+import hashlib
 import netrc
 import os
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 from urllib.parse import urlparse
 
+from pipeline import keys
 from pipeline.journal import Journal, Outcome
 from pipeline.metrics import Metrics, flatten
 from schemas.errors import redacted
@@ -38,6 +40,7 @@ class Tracking:
         """`samples` rows were trained before this attempt."""
         self._run: Any = None
         self._journal: Journal | None = None
+        self._name = job.name
         config = config | {"git": git_revision()}
         try:
             self._journal = Journal(Path(job.local_folder), job.name, job_type, samples, config)
@@ -65,6 +68,15 @@ class Tracking:
         """Logs numbers under their own keys."""
         self._recorded(lambda journal: journal.values(samples, values))
         self._guarded(lambda: self._run.log(values | {"samples": samples}))
+
+    def curves(self, split: str, samples: int, curves: dict[str, Any]) -> None:
+        """Logs calibration curves and score histograms, of `Metrics.curves`."""
+        self._recorded(lambda journal: journal.curves(samples, split, curves))
+        self._guarded(lambda: self._run.log(_charts(split, curves) | {"samples": samples}))
+
+    def artifacts(self, model: dict[str, Any], address: str, files: dict[str, Any]) -> None:
+        """Logs where the model lies and what it was trained on, by reference; nothing is ever found by them."""
+        self._guarded(lambda: self._log_artifacts(model, address, files))
 
     def alert(self, title: str, text: str, level: str) -> str:
         """An alert of the run; `level` is INFO, WARN or ERROR. Returns where it went, or why not.
@@ -96,9 +108,16 @@ class Tracking:
             "name": f"{job.name}-{job_type}",
             "dir": str(folder),
             "config": config,
+            "tags": [job.model.arch],
         }
+        if self.mode == "online" and (launch := os.environ.get("TORCHELASTIC_RUN_ID", "none")) != "none":
+            # the ranks that torchrun starts again within one attempt go on with its run; offline a second run of one
+            # id would replace the first when it is uploaded
+            told = f"{job.output} {job_type} {launch}"
+            arguments |= {"id": hashlib.sha256(told.encode()).hexdigest()[:16], "resume": "allow"}
         settings = wandb.Settings(
             console="off",
+            x_disable_stats=not job.tracking.system,
             silent=True,
             login_timeout=START_SECONDS,  # a terminal would be asked for a key, and the other ranks would wait
             init_timeout=START_SECONDS,
@@ -112,6 +131,16 @@ class Tracking:
             self._run = wandb.init(**arguments, mode=self.mode, settings=settings)
         self._run.define_metric("samples")
         self._run.define_metric("*", step_metric="samples")
+
+    def _log_artifacts(self, model: dict[str, Any], address: str, files: dict[str, Any]) -> None:
+        import wandb
+
+        for kind, told in (("dataset", files), ("model", model)):
+            artifact = wandb.Artifact(f"{self._name}-{kind}", kind, metadata=told)
+            if kind == "model":
+                remote = address if "://" in address else Path(address).resolve().as_uri()
+                artifact.add_reference(remote, "checkpoint", checksum=False)
+            self._run.log_artifact(artifact)
 
     def _recorded(self, act: Callable[[Journal], None]) -> None:
         if self._journal is None:
@@ -144,6 +173,24 @@ def git_revision() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return commit.stdout.strip() + ("-dirty" if status.stdout.strip() else "")
+
+
+def _charts(split: str, curves: dict[str, Any]) -> dict[str, Any]:
+    """wandb's plots of curves: calibration as a line over its table, scores as a histogram of either class."""
+    import numpy as np
+    import wandb
+
+    out: dict[str, Any] = {}
+    for name, of in curves.items():
+        key = keys.curve(split, name)
+        line = of["calibration"]
+        rows = [list(row) for row in zip(line["predicted"], line["observed"], line["rows"], strict=True)]
+        table = wandb.Table(columns=["predicted", "observed", "rows"], data=rows)
+        out[f"{key}/calibration"] = wandb.plot.line(table, "predicted", "observed", title=f"calibration of {name}")
+        for label in ("positives", "negatives") if "scores" in of else ():
+            counts, edges = (np.asarray(of["scores"][part]) for part in (label, "edges"))
+            out[f"{key}/{label}"] = wandb.Histogram(np_histogram=(counts, edges))
+    return out
 
 
 def _mode(asked: Literal["auto", "online", "offline", "disabled"]) -> Mode:

@@ -87,8 +87,17 @@ class TrainConfig(Strict):
     """After SIGTERM or SIGINT, the longest the launcher waits for the ranks to commit before it kills them."""
 
 
+class TelemetryConfig(Strict):
+    """What is told of gates, experts, gradients and embeddings while a job trains."""
+
+    every: Annotated[int, Field(ge=0)] = 100
+    """Steps from one look to the next, at least: at the end of a progress line's window; 0 = never."""
+    rows: Annotated[int, Field(ge=1)] = 512
+    """Rows of the step that are looked at, over all ranks: as many of each lane."""
+
+
 class TrackingConfig(Strict):
-    """Weights & Biases."""
+    """What a run tells, to its own record and to Weights & Biases."""
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto = online where a key is configured, offline elsewhere."""
@@ -99,7 +108,15 @@ class TrackingConfig(Strict):
     group: str | None = None
     """wandb group; default: the job's name, so that all attempts of a job stand together."""
     folder: Annotated[str, Field(min_length=1)] | None = None
-    """Local folder for wandb's files; default: `output` where it is a folder, `runs/NAME` where it is a URL."""
+    """Local folder for the run's own record and wandb's files; default: `output` where it is a folder, `runs/NAME`
+    where it is a URL."""
+    telemetry: TelemetryConfig = TelemetryConfig()
+    system: bool = True
+    """wandb's own system metrics, of the machine of the first rank."""
+    ranks: bool = False
+    """Tell memory and waits of every rank, beside the most and the mean of all."""
+    artifacts: bool = False
+    """Log the model and the list of its files as wandb artifacts, by reference; nothing is ever found by them."""
 
 
 class JobConfig(Strict):

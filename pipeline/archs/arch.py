@@ -3,12 +3,27 @@
 Shapes: B batch rows, D input width, T tasks, E experts, H width of a task's representation.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.axes import Axes, Axis
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """One gate, and the experts that it mixes."""
+
+    level: int
+    """From 1, where the inputs come in."""
+    gate: str
+    """Whose it is: a task's name, shared, all (of a gate that every task shares), or expert.N of the level above."""
+    selector: nn.Module
+    """Gives logits_BE."""
+    experts: list[tuple[str, nn.Module]]
+    """Name and module of each, in the order of the logits: TASK.N, shared.N, or expert.N. Each gives h_BH."""
 
 
 class Arch(nn.Module):
@@ -25,6 +40,10 @@ class Arch(nn.Module):
     def penalty(self) -> Tensor | None:
         """What the weights themselves add to the loss, weighted; None where nothing is added."""
         return None
+
+    def mixtures(self, tasks: Sequence[str]) -> list[Mixture]:
+        """Every gate; none where nothing is mixed by gates."""
+        return []
 
     def axes(self, inputs: Axis, tasks: Sequence[str]) -> Axes:
         """Every tensor by canonical name, its axes labelled; `inputs` labels the D inputs (pipeline/axes.py)."""

@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from pipeline.archs.arch import Arch, check_tasks, mix
+from pipeline.archs.arch import Arch, Mixture, check_tasks, mix
 from pipeline.axes import Axes, Axis, linear, under
 from pipeline.mlp import MLP
 
@@ -79,6 +79,19 @@ class ExtractionLevel(nn.Module):
         everyone = [expert_BH for group in own for expert_BH in group]
         return outputs, mix(self.shared_gate(shared_input), [*everyone, *shared])
 
+    def mixtures(self, level: int, tasks: Sequence[str]) -> list[Mixture]:
+        """A gate a task, and the shared one where there is one."""
+        shared = [(f"shared.{number}", expert) for number, expert in enumerate(self.shared_experts)]
+        everyone: list[tuple[str, nn.Module]] = []
+        out = []
+        for task, group, gate in zip(tasks, self.task_experts, self.task_gates, strict=True):
+            own = [(f"{task}.{number}", expert) for number, expert in enumerate(group.children())]
+            out.append(Mixture(level, task, gate, [*own, *shared]))
+            everyone += own
+        if self.shared_gate is not None:
+            out.append(Mixture(level, "shared", self.shared_gate, [*everyone, *shared]))
+        return out
+
     def axes(self, inputs: Axis | None, tasks: Sequence[str]) -> Axes:
         """The level's tensors: experts and gates by task, a gate's outputs by expert; `inputs` labels the D inputs."""
         out: Axes = {}
@@ -132,6 +145,10 @@ class CGC(Arch):
         """x_BD -> h_BTH."""
         outputs, _ = self.levels[0]([x_BD] * self.tasks, x_BD)
         return torch.stack(outputs, dim=1)
+
+    def mixtures(self, tasks: Sequence[str]) -> list[Mixture]:
+        """Those of the level."""
+        return cast(ExtractionLevel, self.levels[0]).mixtures(1, tasks)
 
     def axes(self, inputs: Axis, tasks: Sequence[str]) -> Axes:
         """The tensors of the level, see ExtractionLevel."""

@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from pipeline.archs.arch import Arch, check_tasks, mix
+from pipeline.archs.arch import Arch, Mixture, check_tasks, mix
 from pipeline.axes import Axes, Axis, linear, under
 from pipeline.mlp import MLP
 
@@ -48,6 +48,11 @@ class MixtureLevel(nn.Module):
         """E inputs and the selector x_BD -> the outputs g_BH."""
         outputs = [expert(u_BU) for expert, u_BU in zip(self.experts, inputs, strict=True)]
         return [mix(gate(x_BD), outputs) for gate in self.gates]
+
+    def mixtures(self, level: int, gates: Sequence[str]) -> list[Mixture]:
+        """The gates, which all see every expert."""
+        experts = [(f"expert.{number}", expert) for number, expert in enumerate(self.experts)]
+        return [Mixture(level, name, gate, experts) for name, gate in zip(gates, self.gates, strict=True)]
 
     def axes(self, expert_inputs: Axis | None, selector: Axis, gates: Sequence[str | int]) -> Axes:
         """The level's tensors: experts by number, gates by task or by the expert that they feed."""
@@ -101,6 +106,13 @@ class MLMMoE(Arch):
         for level in self.levels:
             streams = level(streams, x_BD)
         return torch.stack(streams, dim=1)
+
+    def mixtures(self, tasks: Sequence[str]) -> list[Mixture]:
+        """A gate for each expert of the level above, and of the last level one a task."""
+        above = [f"expert.{number}" for number in range(self.experts)]
+        named = [above] * (len(self.levels) - 1) + [list(tasks)]
+        levels = enumerate(zip(self.levels, named, strict=True), start=1)
+        return [one for n, (level, gates) in levels for one in cast(MixtureLevel, level).mixtures(n, gates)]
 
     def axes(self, inputs: Axis, tasks: Sequence[str]) -> Axes:
         """The tensors of all levels; every gate reads x, the first level's experts too."""
@@ -161,6 +173,10 @@ class MoE(Arch):
         """x_BD -> h_BTH, the same for every task."""
         (h_BH,) = self.levels[0]([x_BD] * self.experts, x_BD)
         return h_BH.unsqueeze(1).expand(-1, len(self.out_dims), -1)
+
+    def mixtures(self, tasks: Sequence[str]) -> list[Mixture]:
+        """The one gate."""
+        return cast(MixtureLevel, self.levels[0]).mixtures(1, ["all"])
 
     def axes(self, inputs: Axis, tasks: Sequence[str]) -> Axes:
         """Experts and the gate: they belong to no task."""

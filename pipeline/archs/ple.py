@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from pipeline.archs.arch import Arch
+from pipeline.archs.arch import Arch, Mixture
 from pipeline.archs.cgc import ExtractionLevel, experts_per_task
 from pipeline.axes import Axes, Axis, under
 
@@ -62,6 +62,11 @@ class PLE(Arch):
         for level in self.levels:
             task_streams, shared_stream = level(task_streams, shared_stream)
         return torch.stack(task_streams, dim=1)
+
+    def mixtures(self, tasks: Sequence[str]) -> list[Mixture]:
+        """Those of all levels."""
+        levels = enumerate(self.levels, start=1)
+        return [one for number, level in levels for one in cast(ExtractionLevel, level).mixtures(number, tasks)]
 
     def axes(self, inputs: Axis, tasks: Sequence[str]) -> Axes:
         """The tensors of all levels, see ExtractionLevel; above the first, inputs are places of the level below."""

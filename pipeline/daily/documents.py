@@ -58,11 +58,16 @@ def vocabularies_of(config: dict[str, Any]) -> dict[str, str]:
     return {f.get("table") or f["name"]: f["vocabulary"] for f in found}
 
 
+def day_group(job: JobConfig, day: datetime.date) -> str:
+    """wandb's group of all runs of one day."""
+    return f"{job.tracking.group or job.name} {day}"
+
+
 def day_job(job: JobConfig, place: Place, name: str, output: str) -> JobConfig:
-    """The job of one torchrun step; its wandb run stands in the daily job's group."""
+    """The job of one torchrun step; its wandb run stands in the day's group."""
     remote = "://" in output
     folder = job.tracking.folder or (f"runs/{job.name}/{place.key}" if remote else None)
-    tracking = job.tracking.model_copy(update={"group": job.tracking.group or job.name, "folder": folder})
+    tracking = job.tracking.model_copy(update={"group": day_group(job, place.day), "folder": folder})
     train = job.train.model_copy(update={"resume": True})
     given = {"name": name, "output": output, "tracking": tracking, "train": train, "daily": None, "warm_start": None}
     return job.model_copy(update=given)

@@ -28,12 +28,30 @@ from schemas.job import JobConfig
 POLL_SECONDS = 0.5
 
 
+@dataclasses.dataclass
+class LoaderClock:
+    """Seconds so far, of every loader that it was given to."""
+
+    waited: float = 0.0
+    """That the consumer waited for its next batch."""
+    worked: float = 0.0
+    """That the reader's thread read, decoded, encoded and collated."""
+
+
 class Loader:
     """Iterates over one rank's batches of one epoch, from `done` rows of the epoch on."""
 
     def __init__(
-        self, job: JobConfig, source: Source, rank: int = 0, world: int = 1, done: int = 0, pin: bool = False
+        self,
+        job: JobConfig,
+        source: Source,
+        rank: int = 0,
+        world: int = 1,
+        done: int = 0,
+        pin: bool = False,
+        clock: LoaderClock | None = None,
     ) -> None:
+        self.clock = clock or LoaderClock()
         lanes = source.order.lanes
         if world > lanes:
             raise InputError(
@@ -63,8 +81,15 @@ class Loader:
         self._thread.join(timeout=30)
 
     def __iter__(self) -> Iterator[Batch]:
-        while (item := self._next()) is not None:
+        while (item := self._timed_next()) is not None:
             yield item
+
+    def _timed_next(self) -> Batch | None:
+        began = time.perf_counter()
+        try:
+            return self._next()
+        finally:
+            self.clock.waited += time.perf_counter() - began
 
     def _next(self) -> Batch | None:
         """The next batch, None at the end; an error of the reader is raised here."""
@@ -88,9 +113,12 @@ class Loader:
 
     def _run(self) -> None:
         try:
+            began = time.perf_counter()
             for batch in self.batches():
+                self.clock.worked += time.perf_counter() - began
                 if not self._put(batch.pin_memory() if self._pin else batch):
                     return
+                began = time.perf_counter()
             self._put(None)
         except BaseException as error:
             self._put(error)

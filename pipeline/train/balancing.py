@@ -26,13 +26,10 @@ from pipeline.balance import (
 )
 from pipeline.loss import LossSums, total_loss
 from pipeline.model import DenseNetwork
-from pipeline.train.shared_parameters import losses_reached
+from pipeline.train.shared_parameters import gram_of, losses_reached
 from schemas.balance import GradNormBalance, MGDABalance
 from schemas.errors import InputError
 from schemas.job import JobConfig
-
-CHUNK = 1 << 20
-"""Columns of the T x P gradients that are widened to float64 at once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,9 +138,7 @@ class _Measured(Balancing):
         gradients_TP = torch.stack(rows)
         dist.all_reduce(gradients_TP)  # parts add up: the gradient of L_k itself
         tasks = len(rows)
-        gram_TT = torch.zeros(tasks, tasks, dtype=torch.float64, device=part_T.device)
-        for chunk in gradients_TP.split(CHUNK, dim=1):
-            gram_TT += chunk.double() @ chunk.double().T
+        gram_TT = gram_of(gradients_TP)
         told = torch.cat([gram_TT.flatten(), sums.rows_T, sums.mean_T]).tolist()
         gram = [told[k * tasks : (k + 1) * tasks] for k in range(tasks)]
         _refuse_not_finite(self._job, [row[k] for k, row in enumerate(gram)], "gradient")

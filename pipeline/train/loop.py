@@ -16,7 +16,7 @@ from pipeline.batch import Batch
 from pipeline.data.cursor import CURSOR, check_cursor, cursor
 from pipeline.data.files import Manifest
 from pipeline.data.holdout import evaluation_part, training_part
-from pipeline.data.loader import Loader
+from pipeline.data.loader import Loader, LoaderClock
 from pipeline.data.quarantine import LOG, Piece
 from pipeline.data.source import epoch_source
 from pipeline.metrics import Metrics, MetricWindow
@@ -30,6 +30,7 @@ from pipeline.train.pieces import Pieces, State
 from pipeline.train.restore import load_training, load_window
 from pipeline.train.step import StepOutput, TrainStep
 from pipeline.train.stop import REGROUP, Stop, Stopped
+from pipeline.train.system import SystemWindow
 from schemas.errors import InputError, redacted
 from schemas.job import JobConfig
 
@@ -64,6 +65,10 @@ class Report:
     """The least cosine between the gradients of two tasks in that step; None where balancing took none."""
     balanced: bool = False
     """Whether those weights are others than the declared ones."""
+    system: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Waits and memory, by key."""
+    telemetry: dict[str, float] = dataclasses.field(default_factory=dict)
+    """Gates, experts, gradients and embeddings in that step, by key; empty where it was not looked at."""
 
     @property
     def gone_through(self) -> int:
@@ -90,12 +95,14 @@ def total_rows(job: JobConfig, rows: int) -> int:
     return epochs * rows + min(rest * job.train.batch_size, rows)
 
 
-def training_batches(job: JobConfig, manifest: Manifest, ranks: Ranks, start: Progress) -> Generator[Batch, None, None]:
+def training_batches(
+    job: JobConfig, manifest: Manifest, ranks: Ranks, start: Progress, clock: LoaderClock | None = None
+) -> Generator[Batch, None, None]:
     """This rank's batches of all epochs that are left; closing it ends the reader thread."""
     done = start.rows_done
     for epoch in range(start.epoch, job.train.epochs):
         source = epoch_source(job, manifest, epoch, shuffle=True, part=training_part(job.data))
-        with Loader(job, source, ranks.rank, ranks.world, done, ranks.device.type == "cuda") as loader:
+        with Loader(job, source, ranks.rank, ranks.world, done, ranks.device.type == "cuda", clock) as loader:
             yield from loader
         done = 0
 
@@ -121,6 +128,7 @@ class Training:
         self.budget = budget or Budget(job, manifest)
         self.job, self.manifest, self.model, self.ranks = job, manifest, model, ranks
         self.optimizers, self.checkpoints, self.config = optimizers, checkpoints, config
+        self.clock = LoaderClock()
         self.steps = total_steps(job, manifest.rows)
         self.rows = total_rows(job, manifest.rows)
         self._window = _Window(self)
@@ -159,7 +167,7 @@ class Training:
         progress, window, why = start, self._window, None
         window.begin(start)
         self.model.train()
-        batches = stop.waited(training_batches(self.job, self.manifest, self.ranks, start))
+        batches = stop.waited(training_batches(self.job, self.manifest, self.ranks, start, self.clock))
         step = TrainStep(self.model, self.optimizers, self.job, self.ranks, self.steps, self.budget, self.weights_from)
         self.pace.begin(start.samples)
         try:
@@ -296,6 +304,7 @@ class _Window:
         self._metrics = metric_window(training.job, training.ranks)
         self._outputs: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._counts: list[torch.Tensor] = []
+        self._system = SystemWindow(training.job, training.ranks, training.clock)
         self._last: StepOutput | None = None
 
     def begin(self, progress: Progress) -> None:
@@ -344,7 +353,7 @@ class _Window:
     def close(self, progress: Progress) -> Report | None:
         """The window's report on rank 0, None elsewhere; every rank must call it."""
         seconds = time.perf_counter() - self._since
-        metrics = self._metrics.compute()
+        metrics, system = self._metrics.compute(), self._system.close(seconds)
         counts = torch.stack(self._counts).sum(0)
         dist.all_reduce(counts)
         report = None
@@ -363,6 +372,7 @@ class _Window:
                 broken={t: n for t, n in zip(self._tasks, broken_T, strict=True) if n},
                 left_out=self._training.budget.training.totals,
                 held_out=progress.held_out(self._training.manifest.rows),
+                system=system,
                 **self._of_the_last_step(),
             )
         self._metrics.reset()
@@ -379,6 +389,7 @@ class _Window:
             "weights": dict(zip(self._tasks, last.weights, strict=True)),
             "cosine": last.cosine,
             "balanced": self._training.job.balance.method != "fixed",
+            "telemetry": last.telemetry or {},
         }
 
 

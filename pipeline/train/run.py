@@ -1,18 +1,17 @@
 """One job from start to end on one rank: build, resume, train, evaluate, tell."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import ValidationError
 
+from pipeline import keys
 from pipeline.data.freeze import STORED, Planned, drift_notes, late_files, late_note
 from pipeline.data.holdout import drawn_words, evaluation_part
 from pipeline.data.manifest import Manifest
 from pipeline.data.vocabulary_lookup import fingerprints
 from pipeline.embedding.sharding import shard
-from pipeline.journal import Outcome
 from pipeline.metrics import Metrics
 from pipeline.model import RankingModel, network_size
 from pipeline.tracking import Tracking
@@ -24,9 +23,9 @@ from pipeline.train.dist import Ranks
 from pipeline.train.loop import Report, Training, evaluate
 from pipeline.train.migrate import load_parent, opening_lines
 from pipeline.train.optim import Optimizers
+from pipeline.train.outcome import told_end
 from pipeline.train.precision import settled
 from pipeline.train.result import result, write_result
-from pipeline.train.stop import Stopped
 from pipeline.train.table_state import set_replica_steps
 from pipeline.train.warm_start import LINEAGE, Lineage, Parent, find_parent, lineage_of
 from schemas.errors import InputError
@@ -92,7 +91,7 @@ def _run_job(
         if ranks.first:
             print(text, flush=True)
 
-    with _told_end(tracking):
+    with told_end(tracking):
         lines = [_opening(job, loop, evaluation, ranks, start), size_line(size), *begun.lines, *planned.notes()]
         lines += drift_notes(evaluation) if evaluation else []
         lines += [f"note: {at}: its manifest is cut short; passed over" for at in checkpoints.store.cut_short()]
@@ -119,32 +118,27 @@ def _run_job(
             budget.write()
             if metrics is not None and tracking is not None:
                 tracking.metrics("eval", end.samples, metrics, {})
+                tracking.curves("eval", end.samples, metrics.curves)
                 say("\n" + metrics_table(metrics, attainable) + "\n")
         loop.pace.measure(ranks)
         if ranks.first:
             told_of = (job, asked, training, evaluation, ranks, end, size, loop.pace, metrics, attainable)
             write_result(job, result(*told_of))
+            if tracking is not None and job.tracking.artifacts:
+                tracking.artifacts(*_artifacts(job, checkpoints, training, end, begun.tracked))
             _tell_late(job, planned, end, tracking)
     say("\n".join([_closing(checkpoints, tracking), *_quarantined(budget)]))
 
 
-@contextmanager
-def _told_end(tracking: Tracking | None) -> Iterator[None]:
-    """Around all that is tracked: the run ends as it did."""
-    outcome: Outcome = "failed"
-    why = ""
-    try:
-        yield
-        outcome = "finished"
-    except Stopped as stopped:
-        outcome, why = "stopped", str(stopped)
-        raise
-    except BaseException as error:
-        why = f"{type(error).__name__}: {error}"
-        raise
-    finally:
-        if tracking is not None:
-            tracking.finish(outcome, why)
+def _artifacts(
+    job: JobConfig, checkpoints: Checkpoints, training: Manifest, end: Progress, more: dict[str, Any]
+) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """Model, address and files, as `Tracking.artifacts` takes them."""
+    newest = checkpoints.newest()
+    assert newest is not None
+    files = {"path": job.data.path, "fingerprint": training.fingerprint, "rows": training.rows}
+    days = {"days": [str(day) for day in job.data.train.days()]}
+    return {"checkpoint": newest.path, "step": end.step, "samples": end.samples, **more}, newest.path, files | days
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,7 +225,7 @@ def _tell_late(job: JobConfig, planned: Planned, end: Progress, tracking: Tracki
         print(late_note(late, planned.given), flush=True)
     if tracking is not None:
         drifted = planned.manifest.origin.get("drifted", 0)
-        values = {"data/late_files": float(len(late)), "data/drifted_files": float(drifted)}
+        values = {keys.LATE: float(len(late)), keys.DRIFTED: float(drifted)}
         tracking.metrics("data", end.samples, Metrics({}, {}), values)
 
 
@@ -241,21 +235,21 @@ def _tell(report: Report, tracking: Tracking | None) -> None:
         more = {f"train/{task}/loss": loss for task, loss in report.losses.items()}
         more |= {f"data/unknown/{feature}": share for feature, share in report.unknown.items()}
         more |= {f"data/funnel_broken/{task}": float(rows) for task, rows in report.broken.items()}
-        rows, groups = report.left_out
-        more |= {"data/quarantined_rows": float(rows), "data/quarantined_row_groups": float(groups)}
+        more |= {key: float(count) for key, count in zip(keys.QUARANTINED, report.left_out, strict=True)}
         more |= {f"train/{task}/weight": weight for task, weight in report.weights.items()}
         if report.penalty is not None:
-            more["train/penalty"] = report.penalty
+            more[keys.PENALTY] = report.penalty
         if report.cosine is not None:
-            more["train/least_gradient_cosine"] = report.cosine
-        more |= {"train/rows_per_second": report.rows_per_second, "train/dense_lr": report.dense_lr}
+            more[keys.COSINE] = report.cosine
+        more |= {keys.SPEED: report.rows_per_second, keys.RATE: report.dense_lr}
+        more |= report.system | report.telemetry
         tracking.metrics("train", report.progress.samples, report.metrics, more)
 
 
 def _tell_saved(saved: Saved, progress: Progress, say: Callable[[str], None], tracking: Tracking | None) -> None:
     say(checkpoint_line(saved))
     if tracking is not None:
-        tracking.values(progress.samples, {"train/checkpoint_blocked_seconds": saved.blocked_seconds})
+        tracking.values(progress.samples, {keys.BLOCKED: saved.blocked_seconds})
 
 
 def _opening(job: JobConfig, loop: Training, evaluation: Manifest | None, ranks: Ranks, start: Progress) -> str:

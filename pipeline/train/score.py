@@ -15,11 +15,13 @@ from pipeline.metrics import Metrics
 from pipeline.model import RankingModel
 from pipeline.predictions import FORMAT
 from pipeline.storage import filesystem, reason
+from pipeline.tracking import Tracking
 from pipeline.train.agreement import check_agreement, first_rank, sole_writer, together
 from pipeline.train.budget import Budget, left_out_words
 from pipeline.train.console import evaluation_line, metrics_table
 from pipeline.train.dist import Ranks
 from pipeline.train.loop import evaluate
+from pipeline.train.outcome import told_end
 from pipeline.train.prediction_files import PredictionFile
 from pipeline.train.restore import load_model
 from pipeline.train.result import task_results, write_whole
@@ -41,14 +43,20 @@ def run_scoring(job: JobConfig, scoring: Scoring, ranks: Ranks, attainable: dict
             print(text, flush=True)
 
     with sole_writer(score.out, "score.out"):
-        for each in scoring.todo:
-            _score(each, score.out, score.predictions, ranks, attainable.get(each.name, {}), say)
-            gc.collect()  # the model's tables, before the next one's
+        tracking = Tracking(job, "eval", {"models": score.models}) if ranks.first else None
+        with told_end(tracking):
+            for each in scoring.todo:
+                metrics = _score(each, score.out, score.predictions, ranks, attainable.get(each.name, {}), say)
+                if metrics is not None and tracking is not None:
+                    tracking.metrics(f"eval/{each.name}", each.commit.progress.samples, metrics, {})
+                    tracking.curves(f"eval/{each.name}", each.commit.progress.samples, metrics.curves)
+                gc.collect()  # the model's tables, before the next one's
 
 
 def _score(
     each: ToScore, out: str, predictions: bool, ranks: Ranks, attainable: dict[str, float], say: Callable[[str], None]
-) -> None:
+) -> Metrics | None:
+    """One model; its metrics on rank 0."""
     job, rows, commit = each.job, each.rows, each.commit
     settings = job.model_dump(mode="json", by_alias=True)
     check_agreement(
@@ -86,6 +94,7 @@ def _score(
             say(f"quarantine  {words} ({budget.path})")
     first_rank(lambda: _tell(each, out, predictions, written, budget, metrics, attainable))
     say(f"scored      {out}/{each.name}.json")
+    return metrics
 
 
 def _begin(out: str, name: str) -> str:

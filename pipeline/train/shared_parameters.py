@@ -1,13 +1,37 @@
-"""Which parameters of the dense network the losses of several tasks share, found by what reaches what."""
+"""Which parameters of the dense network the losses of several tasks share, and the tasks' own gradients there.
+
+Shapes: T tasks, P shared dense parameters, in numbers.
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.model import DenseNetwork, input_width
 from schemas.job import JobConfig
+
+CHUNK = 1 << 20
+"""Columns of the T x P gradients that are widened to float64 at once."""
+
+
+def own_gradients(part_T: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+    """gradients_TP of each task's part of its loss; those of all ranks add up to the gradient of L_k."""
+    rows = []
+    for part in part_T:
+        found = torch.autograd.grad(part, parameters, retain_graph=True, materialize_grads=True)
+        rows.append(torch.cat([gradient.flatten() for gradient in found]))
+    return torch.stack(rows)
+
+
+def gram_of(gradients_TP: Tensor) -> Tensor:
+    """gram_TT of inner products, in float64."""
+    tasks = len(gradients_TP)
+    gram_TT = torch.zeros(tasks, tasks, dtype=torch.float64, device=gradients_TP.device)
+    for chunk in gradients_TP.split(CHUNK, dim=1):
+        gram_TT += chunk.double() @ chunk.double().T
+    return gram_TT
 
 
 @torch.no_grad()

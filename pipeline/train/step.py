@@ -14,6 +14,7 @@ from pipeline.train.balancing import balancing
 from pipeline.train.budget import Budget
 from pipeline.train.dist import Ranks
 from pipeline.train.optim import Optimizers
+from pipeline.train.telemetry import Telemetry
 from schemas.job import JobConfig
 
 
@@ -34,6 +35,8 @@ class StepOutput:
     """The least cosine between the gradients of two tasks, where balancing took them."""
     penalty: Tensor | None = None
     """What the weights added to the loss; None for an architecture that adds nothing."""
+    telemetry: dict[str, float] | None = None
+    """What a look at the step's rows told; None of a step that is not looked at."""
 
 
 class TrainStep:
@@ -56,6 +59,7 @@ class TrainStep:
         self._step = 0
         self._objective = Objective(job)
         self._balancing = balancing(job, model.module.dense, self._objective.of_logits)
+        self._telemetry = Telemetry(job, model.module.dense, self._objective, steps)
         self._pipeline = TrainPipelineSparseDist(
             model, optimizers.all, ranks.device, execute_all_batches=True, custom_model_fwd=self._forward
         )
@@ -75,13 +79,18 @@ class TrainStep:
 
     def _forward(self, batch: Batch | None) -> tuple[Tensor, StepOutput]:
         assert batch is not None
+        ranking = self._model.module
+        ranking.watch = self._telemetry.due(self._step)
         logits_BT = self._model(batch)
+        # before the loss is balanced, whose hooks on the parameters must not see it
+        told = self._telemetry(self._telemetry.sample(ranking.watched, batch)) if ranking.watch else None
+        ranking.watched = None
         stop, budget = self._ranks.stop, self._budget
         news = budget.news(budget.training, batch.left_out) if budget else []
         signals = [*stop.signals(), float(len(news)), float(batch.unread)]
         part_T, sums = task_losses(self._objective, logits_BT, batch.labels_BT, batch.trained_BT, signals)
-        *stops, told, unread = sums.signals
-        if budget and told:
+        *stops, over, unread = sums.signals
+        if budget and over:
             budget.agree(budget.training, news)  # before backward: over budget nothing is trained
         steps, epochs = self._weights_from
         weights = task_weights(self._job.tasks, steps + self._step, epochs + batch.epoch)
@@ -99,4 +108,5 @@ class TrainStep:
             balanced.weights,
             balanced.cosine,
             None if penalty is None else penalty.detach(),
+            told,
         )

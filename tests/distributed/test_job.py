@@ -13,8 +13,11 @@ from pathlib import Path
 import pytest
 
 from jobs import ports
+from pipeline.journal import attempts, series
+from pipeline.keys import logged_keys
 from pipeline.tracking import git_revision
 from pipeline.train.checkpoint import Checkpoints
+from schemas.load import load_job
 from tests.distributed import warm
 from tests.distributed.audit_job import FOLDER, STEP_SECONDS, audited
 from tests.distributed.command import SECONDS, assert_bitwise, command, descendants, environment, kill_all, run, start
@@ -246,6 +249,20 @@ def test_two_agents_train_as_one_job(finished: Finished) -> None:
     assert_bitwise(last(finished.config.parent / "agents"), last(finished.output))
 
 
+def test_every_key_of_a_run_is_declared_and_every_declared_one_is_told(finished: Finished) -> None:
+    (attempt,) = attempts(finished.output)
+    told, declared = set(series([attempt])), logged_keys(load_job(str(finished.config), []))
+    assert told - set(declared) == set()
+    assert {key for key, each in declared.items() if each.always} - told == set()
+    assert attempt.outcome == "finished"
+    ((samples, split, curves),) = attempt.curves
+    assert (samples, split) == (STEPS * BATCH - 10, "eval")
+    assert list(curves) == ["click", "cart", "cart (joint)", "fav", "fav (joint)", "order", "order (joint)"]
+    result = json.loads((finished.output / "result.json").read_text())["tasks"]["click"]["own"]
+    assert sum(curves["click"]["calibration"]["rows"]) == result["rows"]
+    assert sum(curves["click"]["scores"]["positives"]) == result["positives"]
+
+
 def test_the_wandb_record_holds_every_task(finished: Finished) -> None:
     """Read back with wandb's own reader."""
     runs = list((finished.output / "wandb").glob("offline-run-*"))
@@ -271,6 +288,12 @@ def test_the_wandb_record_holds_every_task(finished: Finished) -> None:
     for task in ("cart", "fav", "order"):
         assert f"eval/{task}/joint_auc" in keys
     assert "train/checkpoint_blocked_seconds" in keys
+    own = series(attempts(finished.output))
+    plots = {key for key in keys if key.startswith("curves/")}
+    stamps = {"samples", "_runtime", "_step", "_timestamp"}
+    assert keys - plots - stamps == set(own), "both records hold one set of keys"
+    assert any(key.startswith("curves/eval/click/calibration_table") for key in plots)
+    assert any(key.startswith("curves/eval/order/joint/positives") for key in plots)
     samples = [row["samples"] for row in history]
     assert samples == sorted(samples)
     assert samples[-1] == STEPS * BATCH - 10

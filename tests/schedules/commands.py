@@ -12,7 +12,7 @@ import yaml
 from tests.schedules.home import CONFIG, ROOT, Home
 
 SCHEDULES = ROOT / "jobs" / "schedules"
-SECONDS = 60
+SECONDS = 600
 
 
 def crontab() -> tuple[dict[str, str], list[tuple[str, str]]]:
