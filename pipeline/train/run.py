@@ -100,7 +100,7 @@ def _run_job(
         if start.step < loop.steps:
             end = loop.run(
                 start,
-                lambda report: _tell(report, tracking),
+                lambda report: tell_report(report, tracking),
                 lambda saved, progress: _tell_saved(saved, progress, say, tracking),
             )
         metrics = None
@@ -229,7 +229,8 @@ def _tell_late(job: JobConfig, planned: Planned, end: Progress, tracking: Tracki
         tracking.metrics("data", end.samples, Metrics({}, {}), values)
 
 
-def _tell(report: Report, tracking: Tracking | None) -> None:
+def tell_report(report: Report, tracking: Tracking | None) -> None:
+    """A window's progress line, and all of its numbers to the tracked run."""
     print(progress_line(report), flush=True)
     if tracking is not None:
         more = {f"train/{task}/loss": loss for task, loss in report.losses.items()}

@@ -46,7 +46,8 @@ def written(folder: Path, days: list[str], spoilt: str) -> Path:
     }
     config["train"] |= {"batch_size": 256, "log_every": 1000, "checkpoint_every": 1000}
     checks = {"min_days": 30}  # they would stop the day of the dealt labels before the gate could refuse it
-    config["daily"] = {"checks": checks, "gate": {"resamples": 100, "floors": {"click": FLOOR}}}
+    left = "leave_out"  # else the days after it would learn from those labels too
+    config["daily"] = {"checks": checks, "refused_days": left, "gate": {"resamples": 100, "floors": {"click": FLOOR}}}
     return write_config(folder / "job.yaml", config)
 
 
