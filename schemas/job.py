@@ -88,7 +88,7 @@ class TrainConfig(Strict):
 
 
 class TrackingConfig(Strict):
-    """Weights & Biases."""
+    """Weights & Biases, and the run's report."""
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto = online where a key is configured, offline elsewhere."""
@@ -100,6 +100,8 @@ class TrackingConfig(Strict):
     """wandb group; default: the job's name, so that all attempts of a job stand together."""
     folder: Annotated[str, Field(min_length=1)] | None = None
     """Local folder for wandb's files; default: `output` where it is a folder, `runs/NAME` where it is a URL."""
+    report: bool = True
+    """Write report.html at the end of a run, and of the days of `daily`, into that folder, and into `output`."""
 
 
 class JobConfig(Strict):

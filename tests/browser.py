@@ -1,7 +1,7 @@
 """A page in headless Chromium, over the pipe of its debugging protocol: widths, colours, console, requests, axe.
 
-    with Browser() as browser:
-        seen = browser.look(path, width=390, dark=True)
+with Browser() as browser:
+    seen = browser.look(path, width=390, dark=True)
 """
 
 import base64
@@ -16,7 +16,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-PROGRAM = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), "")
+PROGRAM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
+)
 SECONDS = 60
 
 
@@ -53,7 +55,14 @@ class Browser:
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self._read, theirs_out = os.pipe()
         theirs_in, self._write = os.pipe()
-        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run", "--hide-scrollbars"]
+        flags = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--remote-debugging-pipe",
+            "--no-first-run",
+            "--hide-scrollbars",
+        ]
         flags += ["--disable-dev-shm-usage", "--disable-background-networking", f"--user-data-dir={self._profile.name}"]
         # the protocol's descriptors are 3 and 4: sh puts them there, whatever these are here
         script = f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out}'
@@ -115,7 +124,9 @@ class Browser:
 
     def _axe(self) -> tuple[list[str], int]:
         self.evaluate(f"{axe_source()};0")
-        told = json.loads(self.evaluate("axe.run({resultTypes: ['violations', 'passes']}).then(r => JSON.stringify(r))"))
+        told = json.loads(
+            self.evaluate("axe.run({resultTypes: ['violations', 'passes']}).then(r => JSON.stringify(r))")
+        )
         words = [f"{v['id']}: {v['help']}: {v['nodes'][0]['html'][:200]}" for v in told["violations"]]
         return words, len(told["passes"])
 

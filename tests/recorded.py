@@ -1,10 +1,13 @@
 """Records of runs and of days as training and daily retraining leave them, made without training."""
 
+import datetime
 import json
 import math
 from pathlib import Path
 from typing import Any
 
+from pipeline.daily.ledger import Ledger, skip
+from pipeline.gate.record import Comparison, Verdict
 from pipeline.journal import Journal, Outcome
 from tests.logs import small_job
 
@@ -59,7 +62,11 @@ def _telemetry(window: int, own: float) -> dict[str, float]:
         out[f"experts/1/similarity/{a}~{b}"] = 0.3
     for task in TASKS:
         out[f"gradients/{task}/norm"] = 0.5 / (1 + window)
-    out |= {"gradients/cosine/click~cart": 0.4, "gradients/cosine/click~order": -0.3, "gradients/cosine/cart~order": 0.0}
+    out |= {
+        "gradients/cosine/click~cart": 0.4,
+        "gradients/cosine/click~order": -0.3,
+        "gradients/cosine/cart~order": 0.0,
+    }
     out |= {"embeddings/user/norm": 0.1 + 0.01 * window, "embeddings/city/norm": 0.2}
     out |= {"train/data_wait_share": 0.3, "data/decode_share": 0.5, "memory/rss_gb": 1.5, "memory/cuda_gb": 0.0}
     return out
@@ -101,6 +108,7 @@ def made_run(
     evaluated: bool = True,
 ) -> Path:
     """A run's folder. `restart_at`: the window from which a second attempt went on, after a kill two windows later."""
+    folder.mkdir(parents=True, exist_ok=True)
     told = about(name, folder, changes)
     journal = Journal(folder, name, "train", 0, told)
     for window in range(1, WINDOWS + 1 if restart_at is None else restart_at + 3):
@@ -127,3 +135,82 @@ def made_run(
     if outcome is not None:
         journal.end(outcome, why)
     return folder
+
+
+def made_week(root: Path) -> Path:
+    """Seven days of retraining: the third refused by the gate, the fifth skipped, the last failed in its checks.
+
+    The fourth trains on the third's rows as well; a file of the fourth came late.
+    """
+    days = [f"2026-01-0{n}" for n in range(1, 8)]
+    champion: str | None = None
+    open_days: list[str] = []
+    for number, day in enumerate(days, 1):
+        if number == 5:
+            skip(str(root), datetime.date.fromisoformat(day), "half of the log was lost")
+            continue
+        refused = number == 3
+        ledger = Ledger(str(root), datetime.date.fromisoformat(day))
+        journal = Journal(root, "ranker", "daily", 0, {"day": day, "attempt": 1})
+        open_days.append(day)
+        span = {"champion": champion, "promotion": None, "days": list(open_days), "skipped": []}
+        ledger.commit(
+            "wait", {"files": 4, "rows": 4000 + 100 * number, "waited_seconds": 0.0, "span": span, "seconds": 1.0}
+        )
+        if number == 7:
+            told = "  label_rate:order: order: rate .12 where the recent days have .05 (limit 50 %, daily.checks.label_change)"
+            journal.alert("ranker 2026-01-07: failed validation", told, "ERROR")
+            ledger.note("alert", {"alert": "failed_validation", "text": told, "told": []})
+            journal.end("failed", f"failed validation: {told}")
+            continue
+        _trained_day(root, ledger, day, number, champion, refused)
+        if refused:
+            reason = (
+                "order (own space, all held-out rows): AUC 0.6100 -> 0.5900, a fall of 0.0200; meanwhile click gained"
+            )
+            ledger.note("alert", {"alert": "refused_gate", "text": reason, "told": []})
+            journal.end("refused", reason)
+        else:
+            champion, open_days = day, []
+            journal.end("finished")
+    return root
+
+
+def _trained_day(root: Path, ledger: Ledger, day: str, number: int, champion: str | None, refused: bool) -> None:
+    scored = metrics()
+    late = {"2026-01-03": ["dt=2026-01-03/part-9.parquet"]} if number == 4 else {}
+    rates = {task: {"rows": 4000, "mean": 0.3 / (1 + n), "std": 0.4} for n, task in enumerate(TASKS)}
+    unknown = {"user": {"rows": 4000, "mean": 0.01 * number, "std": 0.1}}
+    ledger.commit("validate", {"accepted": [], "statistics": {"rows": 4000, "tasks": rates, "unknown": unknown}})
+    ledger.commit("freeze", {"rows": 4000, "first": day, "late": late, "late_trained": {}, "seconds": 1.0})
+    ledger.commit("vocabulary", {"tables": {}})
+    ledger.commit("score", {"champion": champion, "tasks": scored if champion else {}})
+    made_run(root / "days" / day / "challenger", f"ranker.{day}", evaluated=False)
+    ledger.commit("train", {"step": 375, "samples": 12_000, "accepted": [], "seconds": 60.0})
+    held = {"challenger": metrics(0.05 * refused)} | ({"champion": scored} if champion else {})
+    ledger.commit("evaluate", held)
+    compared = [] if champion is None else _comparisons(refused)
+    reasons = [
+        "order (own space, all held-out rows): AUC 0.6100 -> 0.5900, a fall of 0.0200; meanwhile click gained"
+    ] * refused
+    verdict = Verdict(not refused, reasons, compared, [], [], 2.9, 0.95, 1000)
+    tree = {"blessed": verdict.blessed, **verdict.to_json(), "about": {"day": day}}
+    (root / "days" / day / "verdict.json").write_text(json.dumps(tree))
+    ledger.commit("gate", {"blessed": not refused, "reasons": reasons, "verdict": "verdict.json"})
+    ledger.commit("promote", {"promoted": not refused, "number": number})
+    ledger.commit("retention", {"removed": []})
+
+
+def _comparisons(refused: bool) -> list[Comparison]:
+    out = []
+    for task in TASKS:
+        for space in ("own", "joint")[: 1 + (task != "click")]:
+            pays = refused and task == "order" and space == "own"
+            delta, verdict = (0.02, "worse") if pays else (-0.004, "better" if task == "click" else "level")
+            out.append(
+                Comparison(
+                    task, space, "all", "auc", 1000, 200, 0.61, 0.61 - delta, delta, 0.002, 0.002, delta - 0.006,
+                    delta + 0.006, 0.005, verdict,
+                )
+            )  # fmt: skip
+    return out

@@ -110,13 +110,17 @@ def bar_chart(label: str, bars: Sequence[Bar], form: str = "+.4f") -> str:
         y = TOP + step * place
         a, b = sorted((frame.px(0), frame.px(bar.value)))
         tip = f"{bar.label}: {bar.value:{form}}" + _interval(bar.low, bar.high, form)
-        shape = f'<rect class="bar {bar.tone}" x="{a:.1f}" y="{y + 5}" width="{max(b - a, 0.8):.1f}" height="12" rx="2">'
+        shape = (
+            f'<rect class="bar {bar.tone}" x="{a:.1f}" y="{y + 5}" width="{max(b - a, 0.8):.1f}" height="12" rx="2">'
+        )
         out.append(f"{shape}{tip_of(tip)}</rect>")
         if bar.low is not None and bar.high is not None:
             out.append(_whisker(frame.px(bar.low), y + 11, frame.px(bar.high), y + 11))
         if bar.limit is not None:
             x = frame.px(bar.limit)
-            out.append(f'<path class="limit" d="M{x:.1f} {y + 2}V{y + 20}">{tip_of(f"tolerated: {bar.limit:{form}}")}</path>')
+            out.append(
+                f'<path class="limit" d="M{x:.1f} {y + 2}V{y + 20}">{tip_of(f"tolerated: {bar.limit:{form}}")}</path>'
+            )
         out.append(text(left - 6, y + 15, bar.label, "end"))
         out.append(text(WIDTH - 2, y + 15, f"{bar.value:{form}}", "end", f"value {bar.tone}"))
     return drawn(label, height, "".join(out))

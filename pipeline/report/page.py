@@ -88,6 +88,11 @@ class Page:
         """Preformatted text behind a line that opens it."""
         self._blocks.append({"kind": "details", "summary": summary, "text": text})
 
+    def inside(self, other: "Page", summary: str) -> None:
+        """Takes over what another page holds, behind a line that opens it; its sections become parts."""
+        blocks = [block | ({"kind": "part"} if block["kind"] == "section" else {}) for block in other._blocks]
+        self._blocks += [{"kind": "open", "summary": summary}, *blocks, {"kind": "close"}]
+
     def html(self) -> str:
         """The whole page."""
         loader = jinja2.FileSystemLoader(Path(__file__).parent)

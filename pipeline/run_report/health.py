@@ -66,7 +66,10 @@ def _features(page: Page, run: Run, whose: str) -> None:
     worst = [name for name in worst if (mean(unknown[name]) or 0) > 0]
     largest = sorted(norms, key=lambda name: -(norms[name][-1][1]))[:FEATURES]
     charts = []
-    for names, of, title in ((worst, unknown, "Share of unknown ids"), (largest, norms, "Norm of the pooled embedding")):
+    for names, of, title in (
+        (worst, unknown, "Share of unknown ids"),
+        (largest, norms, "Norm of the pooled embedding"),
+    ):
         if names:
             lines = [Line(name, of[name], n) for n, name in enumerate(names)]
             charts.append(Chart(f"{title}{whose}", line_chart(spoken(title, lines), lines), names))

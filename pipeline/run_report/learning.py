@@ -30,7 +30,9 @@ def learning_curves(page: Page, runs: Sequence[Run]) -> None:
             told = run.metrics().get(row, {})
             key = name.lower()
             if told.get(key) is not None:
-                dots.append(Dot("evaluation", run.samples, told[key], told.get(f"{key}_low"), told.get(f"{key}_high"), series))
+                dots.append(
+                    Dot("evaluation", run.samples, told[key], told.get(f"{key}_low"), told.get(f"{key}_high"), series)
+                )
         marks = runs[0].began_at if len(runs) == 1 else ()
         charts[name].append(Chart(row, line_chart(spoken(f"{name} of {row}", lines), lines, dots, marks)))
     for name, drawn in charts.items():

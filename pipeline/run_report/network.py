@@ -35,24 +35,35 @@ def inside(page: Page, runs: Sequence[Run]) -> None:
             page.charts(_over_rows(stitches[level]))
     if not shown:
         arch = (runs[0].about.get("model") or {}).get("arch", "this architecture")
-        page.text(
-            f"No gates were recorded: {arch} has none, or telemetry was off (tracking.telemetry.every).", "quiet"
-        )
+        page.text(f"No gates were recorded: {arch} has none, or telemetry was off (tracking.telemetry.every).", "quiet")
 
 
 def _level(page: Page, run: Run, level: str, gates: dict[str, dict[str, Series]], whose: str) -> None:
     page.part(f"Level {level}{whose}")
     names = list(dict.fromkeys(expert for gate in gates.values() for expert in gate))
     last = [[_late(gate.get(expert, [])) for expert in names] for gate in gates.values()]
-    charts = [Chart("Gate by expert, last third of the run", heat_map(f"Gate weights of level {level}", list(gates), names, last))]
+    charts = [
+        Chart(
+            "Gate by expert, last third of the run",
+            heat_map(f"Gate weights of level {level}", list(gates), names, last),
+        )
+    ]
     page.charts([*charts, *_over_rows(gates)])
     rows: list[Row] = []
     entropy = run.below("gate_entropy", level)
     for gate, weights in gates.items():
-        own = 0.0 if gate not in run.kinds else sum(_late(points) or 0.0 for expert, points in weights.items() if expert.rpartition(".")[0] == gate)
-        shared = sum(_late(points) or 0.0 for expert, points in weights.items() if expert.rpartition(".")[0] == "shared")
+        own = (
+            0.0
+            if gate not in run.kinds
+            else sum(_late(points) or 0.0 for expert, points in weights.items() if expert.rpartition(".")[0] == gate)
+        )
+        shared = sum(
+            _late(points) or 0.0 for expert, points in weights.items() if expert.rpartition(".")[0] == "shared"
+        )
         told = _late(entropy.get(gate, []))
-        rows.append([gate, f"{own:.1%}" if gate in run.kinds else NOTHING, f"{shared:.1%}", f"{max(1 - own - shared, 0):.1%}"])
+        rows.append(
+            [gate, f"{own:.1%}" if gate in run.kinds else NOTHING, f"{shared:.1%}", f"{max(1 - own - shared, 0):.1%}"]
+        )
         rows[-1] = [*rows[-1], NOTHING if told is None else f"{told:.2f}"]
     page.table(
         ["gate", "on its own experts", "on shared ones", "on others", "entropy"],
@@ -106,7 +117,9 @@ def gradients(page: Page, runs: Sequence[Run]) -> None:
         names = list(run.kinds)
         values = [[1.0 if a == b else _pair(pairs, a, b) for b in names] for a in names]
         if pairs:
-            charts.append(Chart("Cosines, last third of the run", heat_map("Cosines of gradients", names, names, values)))
+            charts.append(
+                Chart("Cosines, last third of the run", heat_map("Cosines of gradients", names, names, values))
+            )
         for pair, points in pairs.items():
             a, b = pair.split("~")
             line = [Line(pair, points)]
@@ -123,7 +136,12 @@ def _over_rows(gates: dict[str, dict[str, Series]]) -> list[Chart]:
     for gate, weights in gates.items():
         xs = sorted({samples for points in weights.values() for samples, _ in points})
         values = [[dict(points).get(x) for x in xs] for points in weights.values()]
-        charts.append(Chart(f"{gate}, over the run", heat_over_rows(f"Weights of gate {gate} over the run", list(weights), xs, values)))
+        charts.append(
+            Chart(
+                f"{gate}, over the run",
+                heat_over_rows(f"Weights of gate {gate} over the run", list(weights), xs, values),
+            )
+        )
     return charts
 
 

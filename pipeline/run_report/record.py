@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.journal import Attempt, attempts, series
-from pipeline.storage import filesystem, reason
+from pipeline.storage import bounded, filesystem, reason
 from schemas.errors import InputError
+from schemas.events import StorageConfig
 from schemas.job import JobConfig
 
 RESULT = "result.json"
@@ -138,7 +139,7 @@ def read_json(url: str) -> dict[str, Any] | None:
     fs, path = filesystem(url)
     try:
         fs.invalidate_cache()
-        return json.loads(fs.cat_file(path))
+        return json.loads(bounded(lambda: fs.cat_file(path), fs, StorageConfig()))
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     except Exception as error:  # every driver has exceptions of its own; and what was cut short is no JSON

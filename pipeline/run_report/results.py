@@ -74,7 +74,9 @@ def _numbers(run: Run) -> list[tuple[str, str]]:
         out.append(("rows held out", count(result["held_out"])))
     if run.tried:
         out.append(("began", moment(run.tried[0].began)))
-        out.append(("code", str(about.get("git") or "no git")[:12] + ("-dirty" * str(about.get("git")).endswith("dirty"))))
+        out.append(
+            ("code", str(about.get("git") or "no git")[:12] + ("-dirty" * str(about.get("git")).endswith("dirty")))
+        )
     parent = (about.get("lineage") or {}).get("parent") or (about.get("warm_start") or {}).get("checkpoint")
     if parent:
         out.append(("began from", str(parent)))
@@ -172,7 +174,9 @@ def seesaw(page: Page, runs: Sequence[Run]) -> None:
         for unit, one in bars.items():
             if one:
                 form = "+.4f" if unit == "AUC" else "+.2f"
-                charts.append(Chart(f"{run.label}: gain in {unit}", bar_chart(f"Gain of {run.label} in {unit}", one, form)))
+                charts.append(
+                    Chart(f"{run.label}: gain in {unit}", bar_chart(f"Gain of {run.label} in {unit}", one, form))
+                )
     if charts:
         page.charts(charts)
     else:

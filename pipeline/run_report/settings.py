@@ -13,14 +13,23 @@ from schemas.errors import redacted
 OWN = {"name", "output", "tracking.folder", "tracking.group"}
 """Every run's own, and no difference."""
 TERMS = [
-    ("rows trained", "Rows of the log that the model has learnt from, over all ranks; the horizontal axis of every curve."),
+    (
+        "rows trained",
+        "Rows of the log that the model has learnt from, over all ranks; the horizontal axis of every curve.",
+    ),
     (
         "own space, (joint)",
         "cart is P(cart given click), on clicked rows; cart (joint) is P(click and cart), on all exposures.",
     ),
     ("AUC", "Chance that a row with label 1 is ranked above one with label 0: 0.5 is chance, 1 is perfect."),
-    ("95 % interval", "Of the AUC by DeLong, of the MSE that of a mean: how far other rows of the same kind would move it."),
-    ("log loss, NE", "Mean negative log likelihood; NE is that over the log loss of always saying the base rate. Lower is better."),
+    (
+        "95 % interval",
+        "Of the AUC by DeLong, of the MSE that of a mean: how far other rows of the same kind would move it.",
+    ),
+    (
+        "log loss, NE",
+        "Mean negative log likelihood; NE is that over the log loss of always saying the base rate. Lower is better.",
+    ),
     ("calibration", "Mean prediction over mean label: 1 is right, 1.1 promises a tenth too much."),
     ("MSE, MAE, R2", "Mean squared and mean absolute error of a number; share of its variance that is explained."),
     ("attainable", "The best AUC that the log's declared truth allows."),

@@ -53,7 +53,9 @@ def outcome(run: Run) -> tuple[str, str, str]:
         return "failed", f"Failed after {rows}. {_mended(last.why)}", "bad"
     if last.outcome == "refused":
         return "refused", f"Refused by the gate: {_first(last.why)}.", "bad"
-    told = f"Its record has no end: it is still at work, or it was killed. It last told something at {moment(last.last)}"
+    told = (
+        f"Its record has no end: it is still at work, or it was killed. It last told something at {moment(last.last)}"
+    )
     return (
         "no end recorded",
         f"{told}, after {rows}. If no process is at work, start the same command: it goes on from its newest checkpoint.",
@@ -91,7 +93,10 @@ def attempts_words(run: Run) -> str:
     """How often it was begun, and how each attempt but the last ended; empty for one attempt."""
     if len(run.tried) < 2:
         return ""
-    ends = [f"{one.outcome or 'killed'} after {one.points[-1][1] if one.points else one.samples:,} rows" for one in run.tried[:-1]]
+    ends = [
+        f"{one.outcome or 'killed'} after {one.points[-1][1] if one.points else one.samples:,} rows"
+        for one in run.tried[:-1]
+    ]
     some = ends if len(ends) <= 5 else [*ends[:2], f"{len(ends) - 4} more", *ends[-2:]]
     return f"This was attempt {len(run.tried)}; before it: {', '.join(some)}."
 
