@@ -5,8 +5,9 @@
     ./launch.sh report DAILY [--days 30]          the last days of a daily job
     ./launch.sh report DAILY/days/2026-01-08      one day of it, in full
 
-RUN is the `output` of a training, or where that is a URL its local folder (tracking.folder, by default runs/NAME); DAILY is
-the `output` of a daily job. Nothing is fetched from wandb, and the page fetches nothing: it opens without a network.
+RUN is the `output` of a training, or where that is a URL its local folder (tracking.folder, by default runs/NAME);
+DAILY is the `output` of a daily job. Nothing is fetched from wandb, and the page fetches nothing: it opens without a
+network.
 """
 
 import argparse

@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.daily.ledger import Ledger, skip
 from pipeline.gate.record import Comparison, Verdict
 from pipeline.journal import Journal, Outcome
+from pipeline.records import Records
 from tests.logs import small_job
 
 TASKS = ("click", "cart", "order")
@@ -158,7 +159,7 @@ def made_week(root: Path) -> Path:
             "wait", {"files": 4, "rows": 4000 + 100 * number, "waited_seconds": 0.0, "span": span, "seconds": 1.0}
         )
         if number == 7:
-            told = "  label_rate:order: order: rate .12 where the recent days have .05 (limit 50 %, daily.checks.label_change)"
+            told = "  label_rate:order: order: rate .12 where the recent days have .05 (daily.checks.label_change)"
             journal.alert("ranker 2026-01-07: failed validation", told, "ERROR")
             ledger.note("alert", {"alert": "failed_validation", "text": told, "told": []})
             journal.end("failed", f"failed validation: {told}")
@@ -171,6 +172,9 @@ def made_week(root: Path) -> Path:
             ledger.note("alert", {"alert": "refused_gate", "text": reason, "told": []})
             journal.end("refused", reason)
         else:
+            promotion = {"number": number - (number > 3) - (number > 5), "model": day, "kind": "promotion"}
+            promotion |= {"because": "blessed", "at": "2026-01-08T00:00:00+00:00", "before": champion}
+            Records(f"{root}/registry/promotions").create(f"{promotion['number']:08d}", promotion)
             champion, open_days = day, []
             journal.end("finished")
     return root

@@ -81,6 +81,9 @@ def line_chart(
         return empty_chart(label)
     low, high = _range([float(y) for y in ys if y is not None] + [0.0] * zero)
     left, right = min(xs), max(xs)
+    if ticks is not None:
+        room = (right - left) * 0.05 or 0.5
+        left, right = left - room, right + room
     if diagonal:
         left, right = min(left, low), max(right, high)
     frame = Frame(left, right, low, high)
@@ -188,7 +191,7 @@ def spread(ticks: Sequence[tuple[float, str]], place: object) -> list[tuple[floa
     end = -math.inf
     for x, words in ticks:
         at, half = place(x), 3.4 * len(words)  # type: ignore[operator]
-        if at - half > end + 4 and at + half < WIDTH + 12:
+        if at - half > end + 4 and at + half <= WIDTH:
             out.append((x, words))
             end = at + half
     return out
@@ -309,5 +312,6 @@ def _form(steps: Sequence[float], form: str) -> str:
 
 
 def drawn(label: str, height: float, inside: str) -> str:
+    """The whole drawing; `label` is what a screen reader says of it."""
     named = html.escape(label, quote=True)
     return f'<svg class="chart" viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{named}">{inside}</svg>'

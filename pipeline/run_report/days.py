@@ -122,9 +122,9 @@ class Day:
             if self.in_model:
                 return f"Nothing: champion {self.in_model} was trained on its rows too."
             return (
-                f"Nothing at once: the champion stays{f' {champion}' if champion else ''}, and the next day's challenger trains "
-                "on this day again (daily.refused_days). Refused day after day, see what changed for the task that pays; "
-                "what is tolerated is daily.gate.tolerance."
+                f"Nothing at once: the champion stays{f' {champion}' if champion else ''}, and the next day's "
+                "challenger trains on this day again (daily.refused_days). Refused day after day, see what changed for "
+                "the task that pays; what is tolerated is daily.gate.tolerance."
             )
         if word == "failed its checks":
             rules = " ".join(dict.fromkeys(RULE.findall(self.alert["text"] if self.alert else ""))) or "RULE"
@@ -151,7 +151,7 @@ class Days:
 
 
 def root_of(place: str) -> tuple[str, str] | None:
-    """The root of the daily job whose output or day the place is, and that day's name or nothing; None for any other."""
+    """The root of the daily job whose output or day this is, and that day's name or nothing; None for any other."""
     place = place.rstrip("/")
     head, _, key = place.rpartition("/")
     if KEY.fullmatch(key) and head.rpartition("/")[2] == "days":

@@ -80,7 +80,8 @@ def _notes(day: Day) -> list[str]:
     if files:
         trained = sum(len(names) for names in day.done["freeze"]["late_trained"].values())
         out.append(
-            f"{day.name}: {files} file{'s' * (files != 1)} came after their day was frozen; {trained} of them trained with it."
+            f"{day.name}: {files} file{'s' * (files != 1)} came after their day was frozen; {trained} of them trained "
+            "with it."
         )
     for step in ("validate", "train"):
         out += [f"{day.name}: a person accepted: {words}" for words in day.done.get(step, {}).get("accepted", [])]
@@ -97,10 +98,9 @@ def _table(page: Page, told: Days) -> None:
     rows: list[Row] = []
     for day in told.days:
         word, tone = day.outcome()
-        rows.append(
-            [day.name, Cell(word, tone), _brief(day.why()) or NOTHING, day.todo(told.champion) or NOTHING]
-            + [count(day.done.get("wait", {}).get("rows")), count(day.done.get("train", {}).get("samples"))]
-        )
+        words = [_brief(day.why()) or NOTHING, day.todo(told.champion) or NOTHING]
+        counts = [day.done.get("wait", {}).get("rows"), day.done.get("train", {}).get("samples")]
+        rows.append([day.name, Cell(word, tone), *words, *map(count, counts)])
     columns = ["day", "outcome", "why", "what to do", "rows of the day", "rows trained"]
     page.table(columns, rows, "What became of each day.", words=4)
 
@@ -108,8 +108,8 @@ def _table(page: Page, told: Days) -> None:
 def _fresh(page: Page, days: Sequence[Day]) -> None:
     page.section(
         "The champion on each new day",
-        "Before anything was trained on the day: what the model in use was worth on it. A day without a value has no champion, "
-        "or did not come as far.",
+        "Before anything was trained on the day: what the model in use was worth on it. A day without a value has no "
+        "champion, or did not come as far.",
     )
     told = {day.name: _rows(day.done.get("score", {}).get("tasks") or {}) for day in days}
     if not any(told.values()):
@@ -157,8 +157,9 @@ def _ticks(days: Sequence[Day]) -> list[tuple[float, str]]:
 def _held(page: Page, days: Sequence[Day]) -> None:
     page.section(
         "Challenger against champion",
-        "On held-out rows that neither has trained on: what the day's training gained (+) or cost (-) each task, in AUC; a "
-        "regression task in per cent of the champion's MSE. Green is a gain and red a loss beyond noise and tolerance.",
+        "On held-out rows that neither has trained on: what the day's training gained (+) or cost (-) each task, in "
+        "AUC; a regression task in per cent of the champion's MSE. Green is a gain and red a loss beyond noise and "
+        "tolerance.",
     )
     judged = [
         day for day in days if day.verdict is not None and any(c.champion is not None for c in day.verdict.comparisons)
@@ -269,11 +270,11 @@ def _steps(page: Page, day: Day) -> None:
     page.numbers(
         [
             ("champion before", span.get("champion") or "none"),
-            ("trained on days", ", ".join(span.get("days", [])) or NOTHING),
+            ("days to train on", ", ".join(span.get("days", [])) or NOTHING),
             ("rows trained", count(train.get("samples"))),
             ("steps of training", count(train.get("step"))),
             ("took", duration(seconds)),
-            ("came as far as", last),
+            ("last committed step", last),
         ]
     )
 

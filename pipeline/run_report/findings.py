@@ -3,6 +3,7 @@
 The limits are told in docs/report.md. They find what deserves a look; they judge nothing.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -73,44 +74,62 @@ def _alerts(run: Run) -> Iterator[str]:
 
 
 def _evaluation(run: Run) -> Iterator[str]:
-    metrics = run.metrics()
-    for row, told in metrics.items():
+    few, chance, off, apart = [], [], [], []
+    for row, told in run.metrics().items():
         auc, low, positives = told.get("auc"), told.get("auc_low"), told.get("positives")
         counted = told.get("rows", 0) if "mse" in told else min(positives or 0, told.get("rows", 0) - (positives or 0))
         if counted < FEW:
-            what = "rows" if "mse" in told else "rows of its rarer class"
-            yield f"{row} was evaluated on {counted:,.0f} {what}: its numbers say little. Evaluate on more days."
+            few.append(f"{row} ({counted:,.0f})")
             continue
         if auc is not None and low is not None and low <= 0.5:
-            yield (
-                f"{row} is not told from chance: AUC {auc:.4f}, interval from {low:.4f}. Look at its label and at its "
-                "features before anything else."
-            )
+            chance.append(f"{row} (AUC {auc:.4f}, interval from {low:.4f})")
         ratio = told.get("calibration")
         if ratio is not None and ratio > 0 and abs(math.log(ratio)) > math.log(1 + OFF):
-            yield (
-                f"{row} predicts {ratio:.2f} times what happens (calibration). Where scores are used as probabilities, "
-                "train longer, or calibrate behind the model."
-            )
-        key, name = main_key(run, row)
-        ends = thirds(run.of(key))
-        if name == "AUC" and auc is not None and ends is not None and ends[1] - auc > GAP:
-            yield (
-                f"{row}: AUC {ends[1]:.4f} at the end of training and {auc:.4f} in evaluation. Either the days differ or "
-                "it learns its training rows by heart: fewer epochs, or smaller tables and more regularisation."
-            )
+            off.append(f"{row} {ratio:.2f}")
+        points = run.of(main_key(run, row)[0])
+        ends = thirds(points)
+        if auc is not None and ends is not None and ends[1] - auc > max(GAP, _noise(points)):
+            apart.append(f"{row} ({ends[1]:.4f} and {auc:.4f})")
+    if few:
+        yield (
+            f"Evaluated on few rows of the rarer class, or few rows: {', '.join(few)}. Their numbers say little; "
+            "evaluate on more days."
+        )
+    if chance:
+        yield f"Not told from chance: {', '.join(chance)}. Look at the label and at the features before anything else."
+    if off:
+        yield (
+            f"Calibration is off; predicted over what happened: {', '.join(off)}. Ranking does not suffer; where "
+            "scores are used as probabilities, train longer, or calibrate behind the model."
+        )
+    if apart:
+        yield (
+            f"AUC at the end of training far above that of the evaluation: {', '.join(apart)}. Either the days differ, "
+            "or training rows are learnt by heart: fewer epochs, smaller tables, more regularisation."
+        )
 
 
 def _seesaw(run: Run) -> Iterator[str]:
-    auc = {row: gain for row, gain in changes(run).items() if main_key(run, row)[1] == "AUC"}
-    fell = {row: gain for row, gain in auc.items() if gain < -SEESAW and not row.endswith(" (joint)")}
-    rose = [row for row, gain in auc.items() if gain > SEESAW and not row.endswith(" (joint)")]
-    for row, gain in fell.items():
-        beside = f" while {', '.join(rose)} rose: a seesaw" if rose else ""
-        yield (
-            f"{row}: the AUC of its training rows fell by {-gain:.4f} from the first third of the run to the last"
-            f"{beside}. Compare with a side that gives it more weight or experts of its own (./launch.sh compare)."
-        )
+    gains = {row: gain for row, gain in changes(run).items() if row in run.kinds and run.kinds[row] == "binary"}
+    least = {row: max(SEESAW, _noise(run.of(main_key(run, row)[0]))) for row in gains}
+    rose = [row for row, gain in gains.items() if gain > least[row]]
+    for row, gain in gains.items():
+        if gain < -least[row]:
+            beside = f" while {', '.join(rose)} rose: a seesaw" if rose else ""
+            yield (
+                f"{row}: the AUC of its training rows fell by {-gain:.4f} from the first third of the run to the last"
+                f"{beside}. Compare with a side that gives it more weight or experts of its own (./launch.sh compare)."
+            )
+
+
+def _noise(points: Series) -> float:
+    """Three standard errors of the mean over a third of the points, by how neighbours differ."""
+    told = [value for _, value in points if math.isfinite(value)]
+    if len(told) < 3:
+        return math.inf
+    steps = [(b - a) ** 2 for a, b in itertools.pairwise(told)]
+    scatter = math.sqrt(sum(steps) / len(steps) / 2)
+    return 3 * scatter * math.sqrt(2 / max(len(told) / 3, 1))
 
 
 def _network(run: Run) -> Iterator[str]:
@@ -119,8 +138,8 @@ def _network(run: Run) -> Iterator[str]:
             last = thirds(points)
             if last is not None and last[1] < LOAD:
                 yield (
-                    f"Level {level}: expert {expert} gets {last[1]:.1%} of the gates' weight, so it does nothing. Fewer "
-                    "experts would do, or a smaller learning rate at the start."
+                    f"Level {level}: expert {expert} gets {last[1]:.1%} of the gates' weight, so it does nothing. "
+                    "Fewer experts would do, or a smaller learning rate at the start."
                 )
     for pair, points in run.below("gradients", "cosine").items():
         average = mean(points)
@@ -153,8 +172,8 @@ def _data(run: Run) -> Iterator[str]:
     for task, points in run.below("data", "funnel_broken").items():
         rows = sum(value for _, value in points)
         yield (
-            f"{task}: {rows:,.0f} rows have its label 1 and its parent's 0, so the log contradicts itself. Mend the log, or "
-            "decide by data.funnel what they are."
+            f"{task}: {rows:,.0f} rows have its label 1 and its parent's 0, so the log contradicts itself. Mend the "
+            "log, or decide by data.funnel what they are."
         )
     for key, words in (
         ("data/quarantined_rows", "rows were bad and left out; quarantine/ in the output says which and why"),
@@ -171,6 +190,6 @@ def _speed(run: Run) -> Iterator[str]:
     waited = mean(run.of("train/data_wait_share"))
     if waited is not None and waited > WAIT:
         yield (
-            f"Training waited for its reader {waited:.0%} of the time. More ranks or cores for reading help, and so does "
-            "a log that decodes faster (./launch.sh compact)."
+            f"Training waited for its reader {waited:.0%} of the time. More ranks or cores for reading help, and so "
+            "does a log that decodes faster (./launch.sh compact)."
         )

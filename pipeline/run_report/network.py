@@ -18,8 +18,8 @@ def inside(page: Page, runs: Sequence[Run]) -> None:
     """Gates and experts, or stitches, by run."""
     page.section(
         "Who uses which expert",
-        "A gate mixes the experts of a level by weights that add up to 1. Where tasks agree they lean on the same experts; "
-        "where they are in conflict each leans on its own.",
+        "A gate mixes the experts of a level by weights that add up to 1. Where tasks agree they lean on the same "
+        "experts; where they are in conflict each leans on its own.",
     )
     shown = False
     for run in runs:
@@ -68,7 +68,8 @@ def _level(page: Page, run: Run, level: str, gates: dict[str, dict[str, Series]]
     page.table(
         ["gate", "on its own experts", "on shared ones", "on others", "entropy"],
         rows,
-        f"Level {level}{whose}, last third of the run: where each gate leans. Entropy 0: one expert alone; 1: all alike.",
+        f"Level {level}{whose}, last third of the run: where each gate leans. Entropy 0: one expert alone; 1: all "
+        "alike.",
     )
     lines = [Line(gate, points, n) for n, (gate, points) in enumerate(entropy.items())]
     loads = experts(run).get(level, {})
@@ -96,8 +97,8 @@ def gradients(page: Page, runs: Sequence[Run]) -> None:
     """Norms and pairwise cosines on the shared parameters."""
     page.section(
         "What tasks ask of the shared parameters",
-        "Each task's loss has a gradient on the parameters that all tasks share. Its norm says how loudly a task asks; the "
-        "cosine of two says whether they ask for the same (1), for unrelated things (0) or for opposite ones (-1).",
+        "Each task's loss has a gradient on the parameters that all tasks share. Its norm says how loudly a task asks; "
+        "the cosine of two says whether they ask for the same (1), for unrelated things (0) or for opposite ones (-1).",
     )
     told = [run for run in runs if run.below("gradients")]
     if not told:

@@ -92,8 +92,8 @@ def metric_tables(page: Page, runs: Sequence[Run]) -> None:
     """How well each task does, on which rows."""
     page.section(
         "How well each task does",
-        "Of the evaluation. A task is measured on its own space, the rows on which its label means something; (joint) is "
-        "the probability of the whole chain, on all exposures.",
+        "Of the evaluation. A task is measured on its own space, the rows on which its label means something; (joint) "
+        "is the probability of the whole chain, on all exposures.",
     )
     every = [run.metrics() for run in runs]
     if not any(every):
@@ -142,8 +142,14 @@ def _one_table(page: Page, metrics: dict[str, dict]) -> None:
         page.table([*head, "attainable"] if best else head, rows, "Tasks with a 0/1 label.")
     if numbers:
         rows = [
-            [row, count(told.get("rows")), number(told.get("mse"), ".4g"), interval(told, "mse", ".4g")]
-            + [number(told.get("mae"), ".4g"), number(told.get("r2"))]
+            [
+                row,
+                count(told.get("rows")),
+                number(told.get("mse"), ".4g"),
+                interval(told, "mse", ".4g"),
+                number(told.get("mae"), ".4g"),
+                number(told.get("r2")),
+            ]
             for row, told in numbers.items()
         ]
         page.table(["task", "rows", "MSE", "95 % interval", "MAE", "R2"], rows, "Tasks with a number as label.")
@@ -157,9 +163,9 @@ def seesaw(page: Page, runs: Sequence[Run]) -> None:
     first, *others = runs
     page.section(
         "Who gained, who paid",
-        f"The evaluation's AUC of each run less that of {first.label} (a regression task: fall of the MSE in per cent). "
-        "One run beside another, on rows that may differ: that a gain is beyond noise is said by ./launch.sh compare over "
-        "seeds, and by the gate over users.",
+        f"The evaluation's AUC of each run less that of {first.label} (a regression task: fall of the MSE in per "
+        "cent). One run beside another, on rows that may differ: that a gain is beyond noise is said by ./launch.sh "
+        "compare over seeds, and by the gate over users.",
     )
     charts = []
     base = first.metrics()
@@ -187,8 +193,8 @@ def _within(page: Page, run: Run) -> None:
     page.section(
         "Who gained, who paid",
         "Mean of the training rows' metric over the last third of the run less that over the first third. In a healthy "
-        "run all gain; where one falls while others rise, the tasks are on a seesaw. Training rows of different days may "
-        "differ too.",
+        "run all gain; where one falls while others rise, the tasks are on a seesaw. Training rows of different days "
+        "may differ too.",
     )
     found = changes(run)
     charts = []
@@ -215,9 +221,8 @@ def attempts_table(page: Page, run: Run) -> None:
     for place, one in enumerate(run.tried, 1):
         tone = {"finished": "good", None: "bad", "failed": "bad"}.get(one.outcome, "")
         ended = one.outcome or ("no end recorded" if place == len(run.tried) else "killed")
-        rows.append(
-            [str(place), Cell(ended, tone), one.why.strip().split("\n", 1)[0][:200] or NOTHING, moment(one.began)]
-            + [duration(one.last - one.began), f"{one.samples:,}"]
-        )
+        why = one.why.strip().split("\n", 1)[0][:200] or NOTHING
+        rest = [moment(one.began), duration(one.last - one.began), f"{one.samples:,}"]
+        rows.append([str(place), Cell(ended, tone), why, *rest])
     columns = ["attempt", "ended", "why", "began", "told for", "from row"]
     page.table(columns, rows, f"Attempts of {run.label}.", words=4)

@@ -58,7 +58,8 @@ def outcome(run: Run) -> tuple[str, str, str]:
     )
     return (
         "no end recorded",
-        f"{told}, after {rows}. If no process is at work, start the same command: it goes on from its newest checkpoint.",
+        f"{told}, after {rows}. If no process is at work, start the same command: it goes on from its newest "
+        "checkpoint.",
         "bad",
     )
 

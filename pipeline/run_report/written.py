@@ -21,7 +21,7 @@ DAYS = 14
 
 
 def report(places: Sequence[str], days: int = DAYS) -> Page:
-    """The page of runs, or of days of one daily job: folders or URLs. Raises InputError where there is nothing to tell."""
+    """The page of runs, or of days of one daily job: folders or URLs. Raises InputError for what is neither."""
     roots = {place: root_of(place) for place in places}
     daily = {root for root in roots.values() if root is not None}
     if not daily:
@@ -30,15 +30,16 @@ def report(places: Sequence[str], days: int = DAYS) -> Page:
             found = runs_at(place)
             if not found:
                 raise InputError(
-                    f"{place}: no record of a run is here: neither journal/ nor result.json, nor days/ of daily retraining. "
-                    "Name a run's `output` (or, where that is a URL, its tracking.folder, by default runs/NAME)"
+                    f"{place}: no record of a run is here: neither journal/ nor result.json, nor days/ of daily "
+                    "retraining. Name a run's `output` (or, where that is a URL, its tracking.folder, by default "
+                    "runs/NAME)"
                 )
             runs += found
         return runs_page(runs)
     if not all(roots.values()) or len({root for root, _ in daily}) > 1:
         raise InputError(
-            f"{', '.join(places)}: runs, and days of one daily job, stand on pages of their own; name either trainings, or "
-            "one daily job's output, or days of it (OUTPUT/days/DAY)"
+            f"{', '.join(places)}: runs, and days of one daily job, stand on pages of their own; name either "
+            "trainings, or one daily job's output, or days of it (OUTPUT/days/DAY)"
         )
     keys = {key for _, key in daily}
     root = next(root for root, _ in daily)
