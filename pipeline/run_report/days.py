@@ -179,9 +179,9 @@ def days_at(root: str, last: int, keys: tuple[str, ...] = (), folder: str = "") 
     shown = chosen if keys else chosen[-last:]
     records = _records(root, folder, shown)
     out = [_day(place, gone, records, place.day in every) for place in shown]
-    champion = Registry(root).champion()
+    promotions = Registry(root).promotions()
     _trained_later(out)
-    return Days(root, out, None if champion is None else champion.name, len(chosen) - len(shown))
+    return Days(root, out, promotions[-1].model if promotions else None, len(chosen) - len(shown))
 
 
 def _without_gaps(root: str, every: dict[datetime.date, Place]) -> dict[datetime.date, Place]:
