@@ -1,5 +1,6 @@
 """Heat maps, and what a score's histogram and a calibration curve look like, as charts.py has them."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -46,11 +47,8 @@ def heat_over_rows(
     for down, row in enumerate(rows):
         y = TOP + CELL * down
         out.append(text(left - 6, y + 15, row, "end"))
-        for across, begin in enumerate(begins):
-            part = [v for v in values[down][begin : begin + size] if v is not None and math.isfinite(v)]
-            value = sum(part) / len(part) if part else None
-            last = xs[min(begin + size, len(xs)) - 1]
-            out.append(_cell(left + wide * across, y, wide + 0.2, CELL - 1.5, value, top, f"{row}, {last:,.0f} rows"))
+        means = [_mean(values[down][begin : begin + size]) for begin in begins]
+        out.append(_strip(left, y, wide, means, top, row))
     height = TOP + CELL * len(rows) + BOTTOM
     ends = [(0.0, amount(xs[0])), (0.5, amount(xs[len(xs) // 2])), (1.0, amount(xs[-1]))]
 
@@ -92,6 +90,27 @@ def _cell(x: float, y: float, wide: float, high: float, value: float | None, top
     full = min(abs(value) / top, 1.0)
     kind = "heat below" if value < 0 else "heat"
     return f'<rect class="{kind}" fill-opacity="{full:.3f}" {size}>{tip_of(f"{where}: {value:.3f}")}</rect>'
+
+
+def _strip(left: float, y: float, wide: float, values: Sequence[float | None], top: float, row: str) -> str:
+    """Cells beside one another; neighbours that look alike are one."""
+    told = [value for value in values if value is not None]
+    tip = f"{row}: from {told[0]:.3f} to {told[-1]:.3f}" if told else f"{row}: no value"
+    looks = [None if value is None else (value < 0, f"{min(abs(value) / top, 1):.2f}") for value in values]
+    out, begin = [], 0
+    for look, cells in itertools.groupby(looks):
+        end = begin + len(list(cells))
+        kind = "none" if look is None else "heat below" if look[0] else "heat"
+        full = "" if look is None else f' fill-opacity="{look[1]}"'
+        x0, x1 = left + wide * begin, left + wide * end
+        out.append(f'<path class="{kind}"{full} d="M{x0:.1f} {y:.0f}H{x1:.1f}v{CELL - 1.5}H{x0:.1f}z"/>')
+        begin = end
+    return f"<g>{tip_of(tip)}{''.join(out)}</g>"
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    told = [value for value in values if value is not None and math.isfinite(value)]
+    return sum(told) / len(told) if told else None
 
 
 def _slanted(x: float, y: float, words: str) -> str:

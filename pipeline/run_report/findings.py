@@ -3,6 +3,7 @@
 The limits are told in docs/report.md. They find what deserves a look; they judge nothing.
 """
 
+import bisect
 import itertools
 import math
 from collections.abc import Iterator
@@ -44,9 +45,13 @@ def thirds(points: Series) -> tuple[float, float] | None:
     if len(points) < 3:
         return None
     begin, end = points[0][0], points[-1][0]
-    first = mean([p for p in points if p[0] <= begin + (end - begin) / 3])
-    last = mean([p for p in points if p[0] >= end - (end - begin) / 3])
+    first = mean(points[: bisect.bisect_right(points, begin + (end - begin) / 3, key=_samples)])
+    last = mean(points[bisect.bisect_left(points, end - (end - begin) / 3, key=_samples) :])
     return None if first is None or last is None else (first, last)
+
+
+def _samples(point: tuple[int, float]) -> int:
+    return point[0]
 
 
 def main_key(run: Run, row: str) -> tuple[str, str]:

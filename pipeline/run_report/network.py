@@ -136,7 +136,7 @@ def _over_rows(gates: dict[str, dict[str, Series]]) -> list[Chart]:
     charts = []
     for gate, weights in gates.items():
         xs = sorted({samples for points in weights.values() for samples, _ in points})
-        values = [[dict(points).get(x) for x in xs] for points in weights.values()]
+        values = [[told.get(x) for x in xs] for told in map(dict, weights.values())]
         charts.append(
             Chart(
                 f"{gate}, over the run",

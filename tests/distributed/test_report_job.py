@@ -46,7 +46,7 @@ def test_days_end_with_their_report(tmp_path: Path) -> None:
     assert f"2 days: 1 promoted, 1 late. Champion is now {DAYS[0]}." in told.paragraphs
     row = told.row("What became of each day", DAYS[0])
     assert row["rows trained"] == f"{job.done(DAYS[0])['train']['samples']:,}"
-    assert "_SUCCESS" in told.row("What became of each day", DAYS[1])["why"]
+    assert "is late" in told.row("What became of each day", DAYS[1])["why"]
     own = read((Path(job.root) / "days" / DAYS[0] / "challenger/report.html").read_text())
     assert own.headings[0] == f"small.{DAYS[0]}"
 

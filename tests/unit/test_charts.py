@@ -139,9 +139,21 @@ def test_a_heat_map_over_rows_is_of_means() -> None:
     values = rng.random((2, 180))
     xs = [float(n) for n in range(1, 181)]
     svg = heat_over_rows("gates", ["a", "b"], xs, values.tolist())
-    assert opacities(svg) == pytest.approx(values.reshape(2, COLUMNS, 3).mean(2).ravel(), abs=0.0006)
-    assert "a, 3 rows: " in svg
-    assert "b, 180 rows: " in svg
+    means = values.reshape(2, COLUMNS, 3).mean(2)
+    cells = re.findall(r'fill-opacity="([\d.]+)" d="M([\d.]+) (\d+)H([\d.]+)v', svg)
+    left, wide = float(cells[0][1]), (WIDTH - 4 - float(cells[0][1])) / COLUMNS
+    drawn = np.full((2, COLUMNS), np.nan)
+    for full, x0, y, x1 in cells:
+        begin, end = (round((float(x) - left) / wide) for x in (x0, x1))
+        drawn[int(int(y) > TOP), begin:end] = float(full)
+    assert drawn == pytest.approx(means, abs=0.0051)
+    assert f"<title>b: from {means[1, 0]:.3f} to {means[1, -1]:.3f}</title>" in svg
+
+
+def test_neighbours_that_look_alike_are_one_cell() -> None:
+    svg = heat_over_rows("gates", ["a"], [1, 2, 3, 4, 5], [[0.5, 0.5, None, -0.5, 0.5]])
+    kinds = re.findall(r'<path class="([a-z ]+)"(?: fill-opacity="0.50")? d=', svg)
+    assert kinds == ["heat", "none", "heat below", "heat"]
 
 
 def test_a_histogram_shows_shares_of_each_kind() -> None:
