@@ -36,7 +36,9 @@ def findings(run: Run) -> list[str]:
 
 def mean(points: Series) -> float | None:
     """Of the values that are numbers."""
-    told = [value for _, value in points if math.isfinite(value)]
+    told = [value for _, value in points]
+    if not math.isfinite(sum(told)):
+        told = [value for value in told if math.isfinite(value)]
     return sum(told) / len(told) if told else None
 
 
