@@ -107,6 +107,8 @@ def metric_tables(page: Page, runs: Sequence[Run]) -> None:
         _one_table(page, every[0])
         return
     rows_named = list(dict.fromkeys(row for one in every for row in one))
+    seen: list[Row] = [[row, *(_on_rows(one.get(row, {})) for one in every)] for row in rows_named]
+    page.table(["task", *(run.label for run in runs)], seen, "Rows that each was evaluated on.")
     for title, binary in (("AUC", True), ("MSE", False)):
         key = title.lower()
         named = [row for row in rows_named if any(key in one.get(row, {}) for one in every)]
@@ -116,7 +118,15 @@ def metric_tables(page: Page, runs: Sequence[Run]) -> None:
         for name, other in (BINARY if binary else REGRESSION)[1:]:
             if named:
                 cells = [[row, *(number(one.get(row, {}).get(other)) for one in every)] for row in named]
-                page.table(["task", *(run.label for run in runs)], cells, f"{name}.")
+                page.table(["task", *(run.label for run in runs)], cells, f"{name[0].upper()}{name[1:]}.")
+
+
+def _on_rows(metrics: dict) -> str:
+    """As 69,413 (6,169 positives)."""
+    if metrics.get("rows") is None:
+        return NOTHING
+    positives = metrics.get("positives")
+    return count(metrics["rows"]) + ("" if positives is None else f" ({count(positives)} positives)")
 
 
 def _with_interval(metrics: dict, key: str) -> str:
