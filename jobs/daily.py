@@ -158,6 +158,10 @@ def main(argv: list[str] | None = None) -> int:
             finally:
                 if leader is not None:
                     leader.end(code)
+                if job.tracking.report:
+                    from pipeline.run_report.written import report_days
+
+                    report_days(job)
             return code
     except Held as held:
         say(str(held))

@@ -1,13 +1,14 @@
 """Run a job on ranks under torchrun: arguments checked first, one message a failure, a commit on a signal."""
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -15,6 +16,7 @@ from jobs import score, train
 from jobs.failure import TRACE, callstack, is_input_error, recorded_message, reported
 from jobs.interrupts import Interrupted, Interrupts
 from jobs.train import hand_over
+from pipeline.journal import newest
 from pipeline.train.stop import HANDOVER, LAUNCHER, STOPPED, marks
 from schemas.errors import InputError, redacted
 from schemas.job import JobConfig
@@ -88,7 +90,22 @@ def _launch(job: Ranked, argv: list[str], interrupts: Interrupts) -> None:
     flags.signals_to_handle = ",".join({"SIGHUP", "SIGQUIT"} & set(flags.signals_to_handle.split(",")))
     with tempfile.TemporaryDirectory(prefix="fulcrum-") as folder:
         os.environ[HANDOVER], os.environ[LAUNCHER] = folder, str(os.getpid())
-        _torchrun(flags, interrupts, Path(folder), prepared[0].train.stop_seconds)
+        with _reported_run(prepared[0], interrupts):
+            _torchrun(flags, interrupts, Path(folder), prepared[0].train.stop_seconds)
+
+
+@contextlib.contextmanager
+def _reported_run(job: JobConfig, interrupts: Interrupts) -> Iterator[None]:
+    """Around the ranks of a job: whatever becomes of them, a run that was recorded meanwhile is reported."""
+    before = newest(Path(job.local_folder))
+    try:
+        yield
+    finally:
+        if job.tracking.report and newest(Path(job.local_folder)) != before:
+            interrupts.at_once = False  # the ranks are gone, and how they ended is told
+            from pipeline.run_report.written import report_run
+
+            report_run(job)
 
 
 def _refuse(command: str, said: str) -> NoReturn:

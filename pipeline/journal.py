@@ -92,6 +92,11 @@ def attempts(folder: Path) -> list[Attempt]:
     return [found for path in _files(folder / FOLDER) if (found := _read(path)) is not None]
 
 
+def newest(folder: Path) -> str:
+    """Name of the last attempt's file, begun or whole; empty where there is none."""
+    return max(_files(folder / FOLDER), key=_number).name if _files(folder / FOLDER) else ""
+
+
 def series(tried: list[Attempt]) -> dict[str, list[tuple[int, float]]]:
     """Key -> (rows trained, value), over attempts that went on from one another.
 

@@ -97,7 +97,7 @@ class TelemetryConfig(Strict):
 
 
 class TrackingConfig(Strict):
-    """What a run tells, to its own record and to Weights & Biases."""
+    """What a run tells: its own record, its report, Weights & Biases."""
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto = online where a key is configured, offline elsewhere."""
@@ -117,6 +117,8 @@ class TrackingConfig(Strict):
     """Tell memory and waits of every rank, beside the most and the mean of all."""
     artifacts: bool = False
     """Log the model and the list of its files as wandb artifacts, by reference; nothing is ever found by them."""
+    report: bool = True
+    """Write report.html at the end of a run, and of the days of `daily`, into that folder, and into `output`."""
 
 
 class JobConfig(Strict):

@@ -172,7 +172,8 @@ SMALL: dict[str, Any] = {
     },
     # fp32: what tests compare, they compare to five digits and more
     "train": {"batch_size": 32, "log_every": 2, "checkpoint_every": 1000, "timeout_seconds": 60, "precision": "fp32"},
-    "tracking": {"mode": "disabled"},
+    # no report: it is no part of what most runs are made for; those that look at it ask for it
+    "tracking": {"mode": "disabled", "report": False},
 }
 
 

@@ -114,7 +114,7 @@ def test_sides_that_no_other_beats() -> None:
     assert c.pareto(with_speed=True) == {"better", "same"}, "the fastest is beaten by none"
     html = comparison_page(c).html()
     marks = {
-        side: re.findall(rf">{side}</td><td class=\"(\w*)\">\w*</td><td class=\"(\w*)\">", html) for side in c.sides
+        side: re.findall(rf">{side}</th><td class=\"(\w*)\">\w*</td><td class=\"(\w*)\">", html) for side in c.sides
     }
     assert marks["better"][-1] == ("good", "good"), marks
     assert ("", "good") in marks["same"]
