@@ -1,33 +1,50 @@
-"""The key of every number that a run tells, to its own record and to wandb alike; for those who tell and who show.
+"""Every key that a job tells, to its own record and to wandb alike, and what it is. No torch.
 
-Levels count from 1, where the inputs come in. An expert is TASK.N, shared.N or expert.N; a gate is a task's, shared,
-all, or expert.N of the level above.
+A key that is there only sometimes says when, in brackets at its end. Levels count from 1, where the inputs come in; an
+expert is TASK.N, shared.N or expert.N; a gate is a task's, shared, all, or expert.N of the level above.
 """
 
-import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from pipeline.measures import BinaryMetrics, RegressionMetrics
-from pipeline.model import unfilled_network
 from schemas.job import JobConfig
+from schemas.model import (
+    CGCConfig,
+    CrossStitchConfig,
+    MLMMoEConfig,
+    MMoEConfig,
+    MoEConfig,
+    PLEConfig,
+    SluiceConfig,
+)
 
 WAIT_SHARE, DECODE_SHARE = "train/data_wait_share", "data/decode_share"
 RSS, CUDA = "memory/rss_gb", "memory/cuda_gb"
-SPEED, RATE, COSINE, PENALTY = "train/rows_per_second", "train/dense_lr", "train/least_gradient_cosine", "train/penalty"
-BLOCKED = "train/checkpoint_blocked_seconds"
+SPEED, RATE, BLOCKED = "train/rows_per_second", "train/dense_lr", "train/checkpoint_blocked_seconds"
+COSINE, PENALTY = "train/least_gradient_cosine", "train/penalty"
 QUARANTINED = "data/quarantined_rows", "data/quarantined_row_groups"
 LATE, DRIFTED = "data/late_files", "data/drifted_files"
-PROMOTED = "daily/promoted"
-
-
-@dataclasses.dataclass(frozen=True)
-class Key:
-    """What a key is."""
-
-    what: str
-    always: bool = True
-    """Whether every run of the job that trains and evaluates to its end tells it."""
+BINARY = {
+    "rows": "rows in the task's space",
+    "positives": "of them with label 1",
+    "auc": "area under the ROC curve [both classes]",
+    "auc_low": "lower end of its 95 % interval [two rows of either class]",
+    "auc_high": "upper end of its 95 % interval [two rows of either class]",
+    "log_loss": "mean log loss [rows]",
+    "ne": "log loss over the entropy of the base rate [both classes]",
+    "calibration": "mean prediction over mean label [positives]",
+}
+"""Field of a probability's metrics -> what it is."""
+REGRESSION = {
+    "rows": "rows in the task's space",
+    "mse": "mean squared error [rows]",
+    "mse_low": "lower end of its 95 % interval [two rows]",
+    "mse_high": "upper end of its 95 % interval [two rows]",
+    "mae": "mean absolute error [rows]",
+    "r2": "1 - MSE over the variance of the labels [labels that differ]",
+}
+DAILY = ("auc", "log_loss", "calibration")
+"""What daily retraining logs of a probability; of a number, its mse."""
 
 
 def gate(level: int, name: str, expert: str) -> str:
@@ -50,6 +67,16 @@ def similarity(level: int, one: str, other: str) -> str:
     return f"experts/{level}/similarity/{one}~{other}"
 
 
+def shared_last(experts: Iterable[str]) -> list[str]:
+    """Experts of a level in the order that their pairs are told."""
+    return sorted(experts, key=lambda expert: expert.startswith("shared."))
+
+
+def stitch(level: int, task: str, other: str) -> str:
+    """What a task takes of another's layer."""
+    return f"stitches/{level}/{task}/{other}"
+
+
 def gradient_norm(task: str) -> str:
     """Of the task's own loss, on the shared dense parameters."""
     return f"gradients/{task}/norm"
@@ -70,68 +97,152 @@ def of_rank(rank: int, key: str) -> str:
     return f"ranks/{rank}/{key}"
 
 
-def curve(split: str, name: str) -> str:
-    """Before /calibration, /positives and /negatives: plots of a task, or of its joint probability."""
-    return f"curves/{split}/{name.replace(' (joint)', '/joint')}"
+def curve(split: str, name: str, kind: str) -> str:
+    """A wandb table of a task, or of its joint probability `TASK (joint)`, in the split eval or eval/MODEL."""
+    task, joint = name.removesuffix(" (joint)"), "joint_" * name.endswith(" (joint)")
+    return "/".join(["curves", *split.split("/")[1:], task, f"{joint}{kind}"])
 
 
-def logged_keys(job: JobConfig) -> dict[str, Key]:
-    """Every key that a training run of the job may tell."""
-    out: dict[str, Key] = {}
-    for split in ("train", "eval"):
-        out |= _metrics(job, split)
-    for task in job.tasks:
-        out[f"train/{task.name}/loss"] = Key("mean loss of the window, over the rows the task is trained on", False)
-        out[f"train/{task.name}/weight"] = Key("weight of the task's loss")
-        out[f"data/funnel_broken/{task.name}"] = Key("rows with label 1 under a parent's 0", False)
-    out |= {SPEED: Key("rows trained a second"), RATE: Key("learning rate of the dense network")}
-    out |= {COSINE: Key("least cosine between two tasks' gradients, where balancing takes them", False)}
-    out |= {PENALTY: Key("what the weights add to the loss", False), BLOCKED: Key("seconds that a checkpoint took")}
-    out |= {key: Key("left out by quarantine so far") for key in QUARANTINED}
-    out |= {LATE: Key("files that came after the run began", False), DRIFTED: Key("files of another schema", False)}
-    out |= {f"data/unknown/{f.name}": Key("share of its ids out of vocabulary") for f in job.embedded}
-    out |= {WAIT_SHARE: Key("share of the time that training waited for data, of the rank that waited most")}
-    out |= {DECODE_SHARE: Key("share of the time that the reader's thread was at work, mean over ranks")}
-    out |= {RSS: Key("most memory that a rank has held, GB"), CUDA: Key("most CUDA memory of a rank, GB", False)}
+def sometimes(words: str) -> bool:
+    """Whether a key with these words is there only sometimes."""
+    return words.endswith("]")
+
+
+def logged_keys(job: JobConfig) -> dict[str, str]:
+    """Key -> what it is, in a line, in an order for reading."""
+    out = dict(_tasks(job))
     if job.tracking.telemetry.every:
         out |= telemetry_keys(job)
-    return out
+    out |= dict(_balance(job))
+    out |= dict(_data(job))
+    out |= dict(_speed())
+    return out | (dict(_daily(job)) if job.daily is not None else {})
 
 
-def telemetry_keys(job: JobConfig) -> dict[str, Key]:
-    """Those of gates, experts, gradients and embeddings."""
-    tasks = [task.name for task in job.tasks]
-    out: dict[str, Key] = {}
-    experts: dict[int, dict[str, None]] = {}
-    for mixture in unfilled_network(job).arch.mixtures(tasks):
-        names = [name for name, _ in mixture.experts]
-        experts.setdefault(mixture.level, {}).update(dict.fromkeys(names))
-        out |= {gate(mixture.level, mixture.gate, name): Key("mean gate weight") for name in names}
-        out[gate_entropy(mixture.level, mixture.gate)] = Key("entropy of the gate, 0 one expert, 1 all alike")
-    for level, of in experts.items():
-        out |= {load(level, name): Key("the expert's share of the level's gate weight") for name in of}
-        pairs = itertools.combinations(sorted(of), 2)
-        out |= {similarity(level, *pair): Key("cosine of two experts' outputs") for pair in pairs}
-    out |= {gradient_norm(task): Key("length of the gradient of the task's own loss", False) for task in tasks}
-    pairs = itertools.combinations(tasks, 2)
-    out |= {gradient_cosine(*pair): Key("cosine between two tasks' gradients", False) for pair in pairs}
-    return out | {embedding_norm(f.name): Key("mean length of the pooled embedding") for f in job.embedded}
+def joint_tasks(job: JobConfig) -> list[str]:
+    """Tasks with a joint probability over all exposures."""
+    return [task.name for task, link in zip(job.tasks, job.links, strict=True) if link is not None]
 
 
-def _metrics(job: JobConfig, split: str) -> dict[str, Key]:
-    out = {}
-    always = split == "train" or job.data.eval is not None
+def evaluated(job: JobConfig) -> bool:
+    """Whether its trainings end with an evaluation; days of retraining are judged on held-out rows instead."""
+    return job.data.eval is not None and job.daily is None
+
+
+def _tasks(job: JobConfig) -> Iterator[tuple[str, str]]:
+    joint = joint_tasks(job)
     for task in job.tasks:
-        for name, what in _of_task(task.kind == "regression", task.given is not None):
-            counted = name.removeprefix("joint_") in ("rows", "positives")
-            out[f"{split}/{task.name}/{name}"] = Key(what, always and counted)
-    return out
+        fields = REGRESSION if task.kind == "regression" else BINARY
+        for split in ("train", "eval") if evaluated(job) else ("train",):
+            when = "" if split == "train" else " of the evaluation"
+            for field, words in fields.items():
+                yield f"{split}/{task.name}/{field}", f"{task.name}{when}: {words}"
+            if task.name in joint:
+                for field, words in BINARY.items():
+                    what = f"{task.name} as a joint probability over all exposures{when}: {words}"
+                    yield f"{split}/{task.name}/joint_{field}", what
+        yield f"train/{task.name}/loss", f"{task.name}: its own loss per row of its space [rows]"
+        yield f"train/{task.name}/weight", f"{task.name}: weight of its loss"
+        for name in (task.name, *([f"{task.name} (joint)"] if task.name in joint else [])) if evaluated(job) else ():
+            yield curve("eval", name, "calibration"), f"{name}: observed by predicted, a table [wandb alone]"
+            if task.kind == "binary":
+                yield curve("eval", name, "scores"), f"{name}: scores by label, a table [wandb alone]"
 
 
-def _of_task(regression: bool, child: bool) -> Iterator[tuple[str, str]]:
-    """(metric, what it is of)."""
-    kind = RegressionMetrics if regression else BinaryMetrics
-    for field in dataclasses.fields(kind):
-        yield field.name, "over the task's own space"
-        if child and not regression:
-            yield f"joint_{field.name}", "of the joint probability, over all exposures"
+def telemetry_keys(job: JobConfig) -> dict[str, str]:
+    """Those of gates, experts, gradients and embeddings."""
+    return dict(_network(job))
+
+
+def _network(job: JobConfig) -> Iterator[tuple[str, str]]:
+    for level, gates in enumerate(gates_of(job), 1):
+        yield from _level(level, gates)
+    tasks = [task.name for task in job.tasks]
+    if isinstance(job.model, CrossStitchConfig | SluiceConfig):
+        for level, task, other in itertools.product(range(1, len(job.model.bottom_layers) + 1), tasks, tasks):
+            yield stitch(level, task, other), f"layer {level}: share that {task} takes from {other}"
+    for task in tasks:
+        yield gradient_norm(task), f"{task}: norm of its loss's gradient on the shared parameters [shared ones]"
+    for a, b in itertools.combinations(tasks, 2):
+        yield gradient_cosine(a, b), f"cosine of the gradients of {a} and {b} [shared parameters]"
+    for feature in job.embedded:
+        yield embedding_norm(feature.name), f"{feature.name}: mean norm of its pooled embedding"
+
+
+def _balance(job: JobConfig) -> Iterator[tuple[str, str]]:
+    if job.balance.measured:
+        yield COSINE, "the least cosine between the gradients of two tasks [where taken]"
+    if isinstance(job.model, SluiceConfig):
+        yield PENALTY, "the orthogonality penalty"
+
+
+def _level(level: int, gates: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
+    every = dict.fromkeys(expert for seen in gates.values() for expert in seen)
+    experts = shared_last(every)
+    for name, seen in gates.items():
+        for expert in seen:
+            yield gate(level, name, expert), f"level {level}: weight that gate {name} gives {expert}"
+        words = "spread of its weights, 0 one expert to 1 all alike"
+        yield gate_entropy(level, name), f"level {level}, gate {name}: {words}"
+    for expert in experts:
+        yield load(level, expert), f"level {level}: share of all gate weight that {expert} has"
+    for a, b in itertools.combinations(experts, 2):
+        yield similarity(level, a, b), f"level {level}: cosine of the outputs of {a} and {b}"
+
+
+def gates_of(job: JobConfig) -> list[dict[str, list[str]]]:
+    """A level each: gate -> the experts that it mixes; empty for an architecture without gates."""
+    tasks, model = [task.name for task in job.tasks], job.model
+    if isinstance(model, CGCConfig | PLEConfig):
+        counts = model.by_task(tasks)["task_experts"]
+        own = {task: [f"{task}.{n}" for n in range(counts[task])] for task in tasks}
+        shared = [f"shared.{n}" for n in range(model.shared_experts)]
+        last = {task: [*own[task], *shared] for task in tasks}
+        every = {"shared": [*(expert for task in tasks for expert in own[task]), *shared]} if shared else {}
+        return [last | every] * ((model.levels if isinstance(model, PLEConfig) else 1) - 1) + [last]
+    if not isinstance(model, MoEConfig | MMoEConfig | MLMMoEConfig):
+        return []
+    experts = [f"expert.{n}" for n in range(model.experts)]
+    gates = ["all"] if isinstance(model, MoEConfig) else tasks
+    levels = model.levels if isinstance(model, MLMMoEConfig) else 1
+    return [dict.fromkeys(experts, experts)] * (levels - 1) + [dict.fromkeys(gates, experts)]
+
+
+def _data(job: JobConfig) -> Iterator[tuple[str, str]]:
+    for feature in job.embedded:
+        yield f"data/unknown/{feature.name}", f"{feature.name}: share of its ids that are out of vocabulary"
+    for task in job.tasks:
+        if task.given is not None:
+            words = f"rows with {task.name} 1 and its parent 0, in the window [such rows]"
+            yield f"data/funnel_broken/{task.name}", words
+    yield QUARANTINED[0], "bad rows left out so far"
+    yield QUARANTINED[1], "unreadable row groups left out so far"
+    yield LATE, "files of the training days that came after the run began"
+    yield DRIFTED, "files of another schema than most"
+
+
+def _speed() -> Iterator[tuple[str, str]]:
+    yield SPEED, "rows trained a second, all ranks together"
+    yield WAIT_SHARE, "share of the time that training waited for its next batch"
+    yield DECODE_SHARE, "share of the time that the reader's thread spent reading and encoding"
+    yield BLOCKED, "how long training stood still for a checkpoint"
+    yield RATE, "learning rate of the dense network"
+    yield RSS, "the most memory that any rank has held so far, GB"
+    yield CUDA, "the most GPU memory that any rank has held so far, GB [a GPU]"
+
+
+def _daily(job: JobConfig) -> Iterator[tuple[str, str]]:
+    yield "daily/promoted", "1: the day's model became champion; 0: the gate refused it"
+    yield "daily/rows", "rows of the day's log"
+    joint = joint_tasks(job)
+    sides = {
+        "fresh/champion": "the champion on the new day, before anything trained on it [a champion]",
+        "held/champion": "the champion on the held-out rows [a champion]",
+        "held/challenger": "the challenger on the held-out rows",
+    }
+    for side, words in sides.items():
+        for task in job.tasks:
+            for metric in ("mse",) if task.kind == "regression" else DAILY:
+                yield f"daily/{side}/{task.name}/{metric}", f"{task.name} {metric}: {words}"
+                if task.name in joint:
+                    yield f"daily/{side}/{task.name}/{metric}_joint", f"{task.name} (joint) {metric}: {words}"

@@ -72,7 +72,7 @@ class Tracking:
     def curves(self, split: str, samples: int, curves: dict[str, Any]) -> None:
         """Logs calibration curves and score histograms, of `Metrics.curves`."""
         self._recorded(lambda journal: journal.curves(samples, split, curves))
-        self._guarded(lambda: self._run.log(_charts(split, curves) | {"samples": samples}))
+        self._guarded(lambda: self._run.log(_tables(split, curves) | {"samples": samples}))
 
     def artifacts(self, model: dict[str, Any], address: str, files: dict[str, Any]) -> None:
         """Logs where the model lies and what it was trained on, by reference; nothing is ever found by them."""
@@ -175,21 +175,23 @@ def git_revision() -> str | None:
     return commit.stdout.strip() + ("-dirty" if status.stdout.strip() else "")
 
 
-def _charts(split: str, curves: dict[str, Any]) -> dict[str, Any]:
-    """wandb's plots of curves: calibration as a line over its table, scores as a histogram of either class."""
-    import numpy as np
+def _tables(split: str, curves: dict[str, Any]) -> dict[str, Any]:
+    """wandb's tables of curves, and a line plot of each calibration."""
     import wandb
 
     out: dict[str, Any] = {}
     for name, of in curves.items():
-        key = keys.curve(split, name)
-        line = of["calibration"]
+        key, line = keys.curve(split, name, "calibration"), of["calibration"]
         rows = [list(row) for row in zip(line["predicted"], line["observed"], line["rows"], strict=True)]
+        out[key] = wandb.Table(columns=["predicted", "observed", "rows"], data=rows)
         table = wandb.Table(columns=["predicted", "observed", "rows"], data=rows)
-        out[f"{key}/calibration"] = wandb.plot.line(table, "predicted", "observed", title=f"calibration of {name}")
-        for label in ("positives", "negatives") if "scores" in of else ():
-            counts, edges = (np.asarray(of["scores"][part]) for part in (label, "edges"))
-            out[f"{key}/{label}"] = wandb.Histogram(np_histogram=(counts, edges))
+        out[f"{key}_plot"] = wandb.plot.line(table, "predicted", "observed", title=f"calibration of {name}")
+        if "scores" in of:
+            scores = of["scores"]
+            parts = (scores["edges"][:-1], scores["positives"], scores["negatives"])
+            bins = [list(row) for row in zip(*parts, strict=True)]
+            columns = ["score from", "positives", "negatives"]
+            out[keys.curve(split, name, "scores")] = wandb.Table(columns=columns, data=bins)
     return out
 
 

@@ -45,6 +45,10 @@ class Arch(nn.Module):
         """Every gate; none where nothing is mixed by gates."""
         return []
 
+    def stitch_shares(self) -> list[Tensor]:
+        """Of each level share_TT, what a task takes of each other's layer: rows add up to 1. None without stitches."""
+        return []
+
     def axes(self, inputs: Axis, tasks: Sequence[str]) -> Axes:
         """Every tensor by canonical name, its axes labelled; `inputs` labels the D inputs (pipeline/axes.py)."""
         raise NotImplementedError

@@ -61,6 +61,16 @@ class _Stitched(Arch):
             streams = [mixed_BTH[:, task] for task in range(len(own))]
         return out
 
+    def stitch_shares(self) -> list[Tensor]:
+        """By absolute weight, summed over subspaces."""
+        out = []
+        for a_NN in self.stitches:
+            size_TT = (
+                a_NN.detach().abs().unflatten(0, (-1, self.subspaces)).unflatten(2, (-1, self.subspaces)).sum((1, 3))
+            )
+            out.append(size_TT / size_TT.sum(1, keepdim=True))
+        return out
+
     def axes(self, inputs: Axis, tasks: Sequence[str]) -> Axes:
         """Each level's layers by task, and its matrix by task and subspace along both axes."""
         mixed = Axis.of((task, part) for task in tasks for part in range(self.subspaces))

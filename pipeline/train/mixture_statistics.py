@@ -27,7 +27,9 @@ class MixtureStatistics:
         self._experts: dict[int, dict[str, nn.Module]] = {}
         for mixture in self._mixtures:
             self._experts.setdefault(mixture.level, {}).update(mixture.experts)
-        self._pairs = {level: list(itertools.combinations(sorted(of), 2)) for level, of in self._experts.items()}
+        self._pairs = {
+            level: list(itertools.combinations(keys.shared_last(of), 2)) for level, of in self._experts.items()
+        }
         self._seen: dict[nn.Module, Tensor] = {}
 
     @contextmanager

@@ -79,8 +79,7 @@ class Telemetry:
         try:
             with torch.enable_grad(), self._mixtures.watching():
                 logits_ST = self._dense.logits(sample.x)
-            out = self._means(sample)
-            return out | self._gradients(logits_ST, sample)
+            return self._means(sample) | self._stitches() | self._gradients(logits_ST, sample)
         finally:
             self._dense.train(training)
 
@@ -98,6 +97,13 @@ class Telemetry:
     def _by_feature(self, x: Tensor) -> list[Tensor]:
         widths = [dim for _, dim in self._features]
         return list(x[..., : sum(widths)].split(widths, dim=-1))
+
+    def _stitches(self) -> dict[str, float]:
+        out: dict[str, float] = {}
+        for level, share_TT in enumerate(self._dense.arch.stitch_shares(), start=1):
+            for task, share_T in zip(self._tasks, share_TT.tolist(), strict=True):
+                out |= {keys.stitch(level, task, o): s for o, s in zip(self._tasks, share_T, strict=True)}
+        return out
 
     def _gradients(self, logits_ST: Tensor, sample: Sample) -> dict[str, float]:
         """Norms of the tasks that have a row here, and the cosines between them; nothing where nothing is shared."""

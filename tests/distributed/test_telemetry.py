@@ -159,7 +159,7 @@ def mixtures(network: Any, x_SD: Tensor, tasks: list[str]) -> dict[str, float]:
                 load[expert] += float(w_SE[:, place].mean()) / len(selectors)
             mixed[gate] = sum(w_SE[:, [e]] * said[expert] for e, expert in enumerate(experts))
         out |= {f"experts/{number}/load/{expert}": share for expert, share in load.items()}
-        for a, b in itertools.combinations(sorted(said), 2):
+        for a, b in itertools.combinations(said, 2):
             out[f"experts/{number}/similarity/{a}~{b}"] = float(F.cosine_similarity(said[a], said[b], dim=1).mean())
         streams = {t: mixed[t] for t in tasks}
         shared_stream = mixed.get("shared", shared_stream)
@@ -198,6 +198,21 @@ def test_trained_weights_are_bitwise_the_same_with_it_and_without(log: Path, cha
     assert sorted(on) == sorted(off)
     for name in on:
         assert torch.equal(on[name], off[name]), name
+
+
+def test_stitches_by_hand(log: Path) -> None:
+    model = {"arch": "sluice", "bottom_layers": [4, 4], "subspaces": 2}
+    config = config_of(log, every=1, model=model)
+    job = parse_job(config, "test")
+    ((look, *_),) = run_ranks(1, looks, 1, config)
+    assert set(look.told) == set(keys.telemetry_keys(job))
+    a_NN = whole([look.state])["model/dense.arch.stitches.1"].abs()
+    tasks = [task.name for task in job.tasks]
+    for k, task in enumerate(tasks):
+        rows = a_NN[2 * k : 2 * k + 2]
+        for j, other in enumerate(tasks):
+            share = float(rows[:, 2 * j : 2 * j + 2].sum() / rows.sum())
+            assert look.told[f"stitches/2/{task}/{other}"] == pytest.approx(share)
 
 
 def test_looks_are_at_the_ends_of_windows(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Runs and days in the terminal, from their own records. No torch."""
