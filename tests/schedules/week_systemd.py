@@ -14,7 +14,7 @@ from tests.schedules.commands import SCHEDULES
 from tests.schedules.home import Home, after
 
 DAY = 20
-"""Seconds a day: a part of a minute, or one."""
+"""Seconds a day: a part of a minute, or some minutes."""
 NAMESPACE = """
 set -e
 mount -t tmpfs none /run && mkdir -p /run/systemd/system "$XDG_RUNTIME_DIR"
@@ -43,7 +43,7 @@ Environment=PATH={path}
 Environment=FULCRUM_CONFIG=ranker.yaml
 RestartSec=1s
 """
-TIMER = "[Timer]\nOnCalendar=\nOnCalendar=*:*:{seconds}\nAccuracySec=1ms\n"
+TIMER = "[Timer]\nOnCalendar=\nOnCalendar={calendar}\nAccuracySec=1ms\n"
 
 
 def run(home: Home, days: list[str]) -> list[str]:
@@ -53,7 +53,7 @@ def run(home: Home, days: list[str]) -> list[str]:
     units.mkdir(parents=True)
     drop_ins = {
         "fulcrum-daily.service": SERVICE.format(home=home.path, path=f"{home.bin}:{os.environ['PATH']}"),
-        "fulcrum-daily.timer": TIMER.format(seconds=f"0/{DAY}" if DAY < 60 else "00"),
+        "fulcrum-daily.timer": TIMER.format(calendar=f"*:*:0/{DAY}" if DAY < 60 else f"*:0/{DAY // 60}:00"),
     }
     for name, text in drop_ins.items():
         shutil.copy(SCHEDULES / "systemd" / name, units)
