@@ -48,13 +48,16 @@ class _Reader(HTMLParser):
             self.table.append([])
         if tag not in VOID:
             self.open.append(tag)
-        self.words = ""
+        if tag != "span":
+            self.words = ""
 
     def handle_data(self, data: str) -> None:
         self.words += data
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
+        if tag == "span":
+            return
         words = self.words.strip()
         if tag in ("h1", "h2", "h3"):
             self.told.headings.append(words)
