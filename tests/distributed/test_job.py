@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from jobs import ports
+from pipeline.dashboard.panels import keys_of, sections
 from pipeline.journal import attempts, series
 from pipeline.keys import logged_keys, sometimes
 from pipeline.tracking import git_revision
@@ -261,6 +262,17 @@ def test_every_key_of_a_run_is_declared_and_every_declared_one_is_told(finished:
     result = json.loads((finished.output / "result.json").read_text())["tasks"]["click"]["own"]
     assert sum(curves["click"]["calibration"]["rows"]) == result["rows"]
     assert sum(curves["click"]["scores"]["positives"]) == result["positives"]
+
+
+def test_every_panel_of_the_workspace_shows_what_the_run_told(finished: Finished) -> None:
+    job = load_job(str(finished.config), [])
+    declared, shown = logged_keys(job), keys_of(sections(job))
+    told = set(series(attempts(finished.output)))
+    only_sometimes = {"memory/cuda_gb", *(key for key in shown if key.startswith("data/funnel_broken/"))}
+    tables = {key for key in shown if "wandb alone" in declared[key]}  # in wandb's record: the next test
+    assert sorted(set(shown) - told - only_sometimes - tables) == []
+    assert len(shown) > 150
+    assert {key.split("/")[0] for key in shown} == {key.split("/")[0] for key in declared}
 
 
 def test_the_wandb_record_holds_every_task(finished: Finished) -> None:
