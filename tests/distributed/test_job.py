@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -268,10 +269,17 @@ def test_every_panel_of_the_workspace_shows_what_the_run_told(finished: Finished
     job = load_job(str(finished.config), [])
     declared, shown = logged_keys(job), keys_of(sections(job))
     told = set(series(attempts(finished.output)))
-    only_sometimes = {"memory/cuda_gb", *(key for key in shown if key.startswith("data/funnel_broken/"))}
+    tasks = re.compile("|".join(task.name for task in job.tasks))
+
+    def family(key: str) -> str:
+        return tasks.sub("*", key)
+
+    # a tiny network may leave a task without a gradient, whose cosines are undefined: another pair's are told
+    families = {family(key) for key in told} | {"memory/cuda_gb", "data/funnel_broken/*"}
     tables = {key for key in shown if "wandb alone" in declared[key]}  # in wandb's record: the next test
-    assert sorted(set(shown) - told - only_sometimes - tables) == []
-    assert len(shown) > 150
+    missing = {key for key in set(shown) - told - tables if not sometimes(declared[key]) or family(key) not in families}
+    assert sorted(missing) == []
+    assert len(shown) > 100
     assert {key.split("/")[0] for key in shown} == {key.split("/")[0] for key in declared}
 
 
