@@ -91,6 +91,8 @@ class Watch:
             f"{what}: began at {moment(line['time'])}"
             + (f", {line['samples']:,} rows trained before" * bool(line["samples"]))
         )
+        if self._tasks:
+            self._tell("each line: rows trained; each task's AUC, or MSE, over the last window; speed")
         if day and self._root:
             attempt = about.get("attempt", 1)
             self._place = place_of(self._root, day if attempt == 1 else f"{day}.{attempt}")

@@ -29,6 +29,7 @@ class Run:
 
     def __init__(self, fails: str = "") -> None:
         self.fails, self.logged, self.ended = fails, [], None
+        self.summary: dict[str, str] = {}
 
     def define_metric(self, *_: Any, **__: Any) -> None:
         self._maybe("define_metric")
@@ -67,6 +68,7 @@ def test_keys_are_split_task_metric_against_samples(tmp_path: Path, monkeypatch:
     assert logged["eval/cart/rows"] == 3
     assert "eval/cart/auc" not in logged, "one class: undefined, so left out"
     assert run.ended == 1
+    assert run.summary == {"outcome": "failed", "why": "out of memory"}
     (own,) = attempts(tmp_path / "out")
     assert own.points == [(own.points[0][0], 640, {key: v for key, v in logged.items() if key != "samples"})]
     assert (own.job, own.job_type, own.outcome, own.why) == ("small", "train", "failed", "out of memory")
