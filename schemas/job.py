@@ -20,6 +20,7 @@ from schemas.features import (
     TargetEncodingFeature,
     ValuedFeature,
 )
+from schemas.fusion import FusionConfig, task_outputs
 from schemas.model import ModelConfig, SingleTaskConfig
 from schemas.score import ScoreConfig
 from schemas.strict import Strict, nearest
@@ -133,6 +134,8 @@ class JobConfig(Strict):
     """Begin from another run's checkpoint; none = from the seed."""
     score: ScoreConfig | None = None
     """Models that `./launch.sh score` scores; training does not read it."""
+    fusion: FusionConfig | None = None
+    """One score of a row from the probabilities of its tasks; training does not read it."""
     daily: DailyConfig | None = None
     """Daily retraining by `./launch.sh daily`; training does not read it."""
 
@@ -194,6 +197,11 @@ class JobConfig(Strict):
         return [None if end else parent for end, parent in zip(ends, self.parents, strict=True)]
 
     @property
+    def outputs(self) -> list[dict[str, Any]]:
+        """What a score needs to know of each task, in plain data (schemas/fusion.py)."""
+        return task_outputs(self.tasks, self.links)
+
+    @property
     def weighted_ids(self) -> bool:
         """Whether every id carries a weight.
 
@@ -225,6 +233,8 @@ class JobConfig(Strict):
                 "model.norm=layer or none, or set data.bad and data.funnel to error"
             )
         self._check_tables()
+        if self.fusion is not None:
+            self.fusion.check(self.tasks)
         self.model.arguments([task.name for task in self.tasks])  # what it tells by task fits the tasks
         if not self.embedded:
             raise InputError("features: at least one must have a table; a job of floats alone has nothing to shard")
