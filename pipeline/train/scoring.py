@@ -59,23 +59,29 @@ class ToScore:
 class Scoring:
     """What a run has to do."""
 
-    todo: list[ToScore]
+    models: list[ToScore]
+    """All that the job names."""
     passed_over: list[str]
     """Models that were scored before."""
 
+    @property
+    def todo(self) -> list[ToScore]:
+        """The others."""
+        return [model for model in self.models if model.name not in self.passed_over]
+
     def to_bytes(self) -> bytes:
         """For the other ranks."""
-        todo = [(each.name, each.commit, each.manifest_sha256, each.rows.to_bytes()) for each in self.todo]
-        return pickle.dumps((todo, self.passed_over))
+        models = [(each.name, each.commit, each.manifest_sha256, each.rows.to_bytes()) for each in self.models]
+        return pickle.dumps((models, self.passed_over))
 
 
 def scoring_from_bytes(data: bytes, job: JobConfig) -> Scoring:
     """What `to_bytes` wrote."""
-    todo, passed_over = pickle.loads(data)
+    told, passed_over = pickle.loads(data)
     root = filesystem(job.data.path, job.data.storage)[1]
     models = [
         ToScore(name, commit, sha256, _own_job(job, name, commit), from_bytes(rows, root, "the rows handed over"))
-        for name, commit, sha256, rows in todo
+        for name, commit, sha256, rows in told
     ]
     return Scoring(models, passed_over)
 
@@ -91,7 +97,7 @@ def plan_scoring(job: JobConfig, key: Callable[[str], str] = _key) -> Scoring:
     is not the one it was trained with, and rows that a model cannot read.
     """
     score = score_of(job)
-    todo: list[ToScore] = []
+    models: list[ToScore] = []
     passed_over: list[str] = []
     tell: Callable[[str], None] = print
     first: ToScore | None = None
@@ -104,11 +110,10 @@ def plan_scoring(job: JobConfig, key: Callable[[str], str] = _key) -> Scoring:
                 f"{key(name)}: data.bad leaves other files out for it than for '{first.name}', so the two "
                 "would be scored on other rows; set data.bad to error, or score them apart"
             )
+        models.append(each)
         if _done(score, each):
             passed_over.append(name)
-        else:
-            todo.append(each)
-    return Scoring(todo, passed_over)
+    return Scoring(models, passed_over)
 
 
 def score_of(job: JobConfig) -> ScoreConfig:

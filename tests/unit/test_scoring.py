@@ -94,7 +94,7 @@ def test_plan_of_two_models_there_and_back(log: Path) -> None:
     assert made.todo[0].rows == made.todo[1].rows
     assert made.todo[0].rows.rows == ROWS
     back = scoring_from_bytes(made.to_bytes(), job)
-    assert back == Scoring(made.todo, [])
+    assert back == Scoring(made.models, [])
     prints = [each.fingerprint(True) for each in made.todo]
     assert prints == [each.fingerprint(True) for each in back.todo]
     assert len({*prints, made.todo[0].fingerprint(False)}) == 3
