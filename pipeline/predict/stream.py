@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from pipeline.data import checks
 from pipeline.data.checks import Finding, Where
-from pipeline.data.encode import MISSING_NUMBER, Encoder
+from pipeline.data.encode import Encoder
 from pipeline.data.flags import Flags
 from pipeline.data.history import history_of
 from pipeline.data.order import Order, Stretch
@@ -29,6 +29,8 @@ from pipeline.storage import filesystem
 from schemas.features import StringFeature
 from schemas.fusion import FusionFactor
 from schemas.job import JobConfig
+
+MISSING_FACTOR = "write it without nulls, or set fusion.factor.missing: NUMBER"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,8 +105,8 @@ class Chunks:
         bad = self._flags.come_up(rows.row_id_N[bad_N]) if self._flags is not None and bad_N.any() else []
         column_N = None
         if self._factor is not None:
-            column_N, finding = _factor_column(self._factor, batch)
-            if finding is not None:
+            column_N, findings = _factor_column(self._factor, batch)
+            for finding in findings:
                 if self._flags is None or finding.kind not in self._flags.kinds:
                     finding.refuse(where)
                 assert self._flags is not None
@@ -136,14 +138,15 @@ def _source(own: JobConfig, found: Prediction, factor: FusionFactor | None) -> S
     )
 
 
-def _factor_column(factor: FusionFactor, batch: pa.RecordBatch) -> tuple[npt.NDArray[np.float64], Finding | None]:
+def _factor_column(factor: FusionFactor, batch: pa.RecordBatch) -> tuple[npt.NDArray[np.float64], list[Finding]]:
     """The column's numbers in 64 bits, `missing` in place of null and NaN; the rows that have none."""
     column: Any = batch.column(factor.column)
     if factor.missing is not None:
         if pa.types.is_floating(column.type):
             column = pc.if_else(pc.is_nan(column), None, column)
         column = column.cast(pa.float64(), safe=False).fill_null(factor.missing)
-    if finding := checks.nulls(column, factor.column, MISSING_NUMBER.replace("the feature's", "fusion.factor")):
-        return np.zeros(len(column)), finding
+    nulls = checks.nulls(column, factor.column, MISSING_FACTOR)
+    if nulls is not None:
+        column = column.fill_null(0)
     x_N = column.to_numpy(zero_copy_only=False).astype(np.float64, copy=False)
-    return x_N, checks.not_finite(x_N, factor.column)
+    return x_N, [each for each in (nulls, checks.not_finite(x_N, factor.column)) if each is not None]
