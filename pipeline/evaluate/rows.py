@@ -18,6 +18,7 @@ from pipeline.predictions import Predictions, read_predictions
 from pipeline.storage import filesystem
 from pipeline.train.scoring import ToScore
 from schemas.errors import InputError
+from schemas.fusion import FusionFactor
 from schemas.job import JobConfig
 
 Mask = npt.NDArray[np.bool_]
@@ -32,8 +33,8 @@ class Slice:
     mask_N: Mask
 
 
-def check_keys(job: JobConfig, manifest: Manifest, columns: dict[str, str]) -> None:
-    """Raises InputError, naming the configuration's key, where the log lacks one of its columns.
+def check_keys(job: JobConfig, manifest: Manifest, columns: dict[str, str], numbers: bool = False) -> None:
+    """Raises InputError, naming the configuration's key, where the log lacks one of its columns: keys, or numbers.
 
     Of the first file alone: before hours of scoring, not instead of reading them.
     """
@@ -44,6 +45,10 @@ def check_keys(job: JobConfig, manifest: Manifest, columns: dict[str, str]) -> N
         check_columns([any_need(column, f"which {key} names")], schema, group.path)
         kind = schema.field(column).type
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if numbers and (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+            continue
+        if numbers:
+            raise InputError(f"{key}: column '{column}' holds {kind} where a number belongs ({group.path})")
         if not (pa.types.is_integer(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind)):
             raise InputError(
                 f"{key}: column '{column}' holds {kind} where an integer or a string belongs ({group.path}); name "
@@ -83,3 +88,18 @@ def slices_of(
         if mask_N.any():
             out.append(Slice(name, mask_N))
     return out
+
+
+def number_column(model: ToScore, factor: FusionFactor, row_N: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """The numbers that a fused score's factor reads of these rows. Raises InputError where one is missing."""
+    column = arrow_of_rows(model.job, model.rows, factor.column, row_N, "fusion.factor.column", numbers=True)
+    if factor.missing is not None:
+        column = pc.if_else(pc.is_nan(column), None, column).fill_null(factor.missing)
+    x_N: npt.NDArray[np.float64] = column.fill_null(np.nan).to_numpy(zero_copy_only=False)
+    if not np.isfinite(x_N).all():
+        row = int(row_N[int(np.argmin(np.isfinite(x_N)))])
+        raise InputError(
+            f"fusion.factor.column: '{factor.column}' is null or not finite on row {row:,} of the days, and the fused "
+            "score needs a number; set fusion.factor.missing, or mend the log"
+        )
+    return x_N

@@ -218,7 +218,7 @@ def test_an_evaluation_is_trainings_own_and_its_slices_are_pandas(
     frequent = log["item_id"].value_counts().sort_index().sort_values(ascending=False, kind="stable").index[:2]
     assert list(told["slices"]["item_id"]) == [*map(str, frequent), "(others)"]
     assert list(told["slices"]["city"])[-1] == "(others)"
-    for column, value in (("city", list(told["slices"]["city"])[0]), ("item_id", frequent[0])):
+    for column, value in (("city", next(iter(told["slices"]["city"]))), ("item_id", frequent[0])):
         own, each = log[column] == value, told["slices"][column][str(value)]
         assert each["rows"] == own.sum()
         click, order = each["tasks"]["click"]["own"], each["tasks"]["order"]["joint"]
