@@ -89,7 +89,7 @@ case $job in
     "$python" -m ruff check . && "$python" -m ruff format --check . && "$python" -m mypy && "$venv/bin/lint-imports" ;;
   help|-h|--help)
     setup_all; exec "$python" -m jobs ;;
-  train|score)
+  train|score|evaluate|predict|fuse)
     setup_all; ranked jobs.launch "$job" --nproc-per-node "$ranks" "$@" ;;
   daily)
     setup_all; ranked jobs.daily --nproc-per-node "$ranks" "$@" ;;

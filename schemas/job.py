@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from schemas.balance import BalanceConfig, FixedBalance
 from schemas.daily import DailyConfig
 from schemas.errors import InputError
+from schemas.evaluate import EvaluateConfig
 from schemas.events import PARTITION_KEY, DataConfig
 from schemas.features import (
     BucketFeature,
@@ -20,8 +21,10 @@ from schemas.features import (
     TargetEncodingFeature,
     ValuedFeature,
 )
+from schemas.fuse import FuseConfig
 from schemas.fusion import FusionConfig, task_outputs
 from schemas.model import ModelConfig, SingleTaskConfig
+from schemas.predict import PredictConfig
 from schemas.score import ScoreConfig
 from schemas.strict import Strict, nearest
 from schemas.tasks import Space, TaskSpec, parents
@@ -136,6 +139,12 @@ class JobConfig(Strict):
     """Models that `./launch.sh score` scores; training does not read it."""
     fusion: FusionConfig | None = None
     """One score of a row from the probabilities of its tasks; training does not read it."""
+    predict: PredictConfig | None = None
+    """Files that `./launch.sh predict` scores; training does not read it."""
+    evaluate: EvaluateConfig | None = None
+    """What `./launch.sh evaluate` measures; training does not read it."""
+    fuse: FuseConfig | None = None
+    """What `./launch.sh fuse` tunes the fused score for; training does not read it."""
     daily: DailyConfig | None = None
     """Daily retraining by `./launch.sh daily`; training does not read it."""
 

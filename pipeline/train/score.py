@@ -27,12 +27,15 @@ from pipeline.train.scoring import Scoring, ToScore, score_of
 from schemas.errors import InputError
 from schemas.identity import MAY_CHANGE
 from schemas.job import JobConfig
+from schemas.score import ScoreConfig
 
 
-def run_scoring(job: JobConfig, scoring: Scoring, ranks: Ranks, attainable: dict[str, dict[str, float]]) -> None:
+def run_scoring(
+    job: JobConfig, scoring: Scoring, ranks: Ranks, attainable: dict[str, dict[str, float]], table: bool = True
+) -> None:
     """Scores every model; rank 0 prints. Every rank must call it; raises Stopped on all of them, as `evaluate` does.
 
-    `attainable` holds each model's best attainable AUCs.
+    `attainable` holds each model's best attainable AUCs; without `table` the metrics are written and not printed.
     """
     score = score_of(job)
 
@@ -42,14 +45,20 @@ def run_scoring(job: JobConfig, scoring: Scoring, ranks: Ranks, attainable: dict
 
     with sole_writer(score.out, "score.out"):
         for each in scoring.todo:
-            _score(each, score.out, score.predictions, ranks, attainable.get(each.name, {}), say)
+            _score(each, score, ranks, attainable.get(each.name, {}), say, table)
             gc.collect()  # the model's tables, before the next one's
 
 
 def _score(
-    each: ToScore, out: str, predictions: bool, ranks: Ranks, attainable: dict[str, float], say: Callable[[str], None]
+    each: ToScore,
+    score: ScoreConfig,
+    ranks: Ranks,
+    attainable: dict[str, float],
+    say: Callable[[str], None],
+    table: bool,
 ) -> None:
     job, rows, commit = each.job, each.rows, each.commit
+    out, predictions = score.out, score.predictions
     settings = job.model_dump(mode="json", by_alias=True)
     check_agreement(
         {
@@ -81,7 +90,8 @@ def _score(
         written = None if writing is None else _written(writing, attempt)
     budget.write()
     if metrics is not None:
-        say(f"\n{metrics_table(metrics, attainable)}\n")
+        if table:
+            say(f"\n{metrics_table(metrics, attainable)}\n")
         if words := left_out_words(*budget.evaluation.totals):
             say(f"quarantine  {words} ({budget.path})")
     first_rank(lambda: _tell(each, out, predictions, written, budget, metrics, attainable))
