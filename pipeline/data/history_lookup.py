@@ -187,9 +187,7 @@ class History:
         key_N = keys_of(batch, (feature.by,)).key_M
         return self._lists[feature.name].before(key_N, day.toordinal(), feature.days)
 
-    def standing(
-        self, feature: HistoryFeature, day: datetime.date
-    ) -> tuple[Int64, Before, int]:
+    def standing(self, feature: HistoryFeature, day: datetime.date) -> tuple[Int64, Before, int]:
         """Of a feature's values, all that are known: keys [K], what stands before the day, and how many days that is."""
         running = self._running[tuple(feature.sources)]
         task = None if isinstance(feature, CountFeature) else feature.task

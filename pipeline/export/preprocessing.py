@@ -48,9 +48,7 @@ class Preprocessing:
     """Files beside it, and their SHA-256."""
 
 
-def write_preprocessing(
-    job: JobConfig, folder: Path, day: datetime.date, tell: Callable[[str], None]
-) -> Preprocessing:
+def write_preprocessing(job: JobConfig, folder: Path, day: datetime.date, tell: Callable[[str], None]) -> Preprocessing:
     """Writes the files below `folder`; `day` is the day whose earlier days' statistics are carried.
 
     Raises InputError for a vocabulary that is gone or too long, and where the log does not give the statistics.
@@ -115,9 +113,7 @@ def _types(job: JobConfig) -> dict[str, str]:
     """Of the columns that are keys of earlier days' statistics, the type that the log has."""
     if not job.history:
         return {}
-    names = {
-        name for f in job.history for name in ([f.by] if isinstance(f, HistoryListFeature) else f.sources)
-    }
+    names = {name for f in job.history for name in ([f.by] if isinstance(f, HistoryListFeature) else f.sources)}
     first = list_days(job, job.data.train)[0]
     fs, root = filesystem(job.data.path, job.data.storage)
     where = f"{root}/{first.path}"

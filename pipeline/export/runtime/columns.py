@@ -99,7 +99,9 @@ def checked(columns: dict[str, Column | Lists], fields: Sequence[Mapping[str, An
     for field in fields:
         name, column = field["name"], columns[field["name"]]
         if not field["null"] and column.null_N.any():
-            raise FieldError(name, int(np.argmax(column.null_N)), f"is null or missing; it must be {told(field['type'])}")
+            raise FieldError(
+                name, int(np.argmax(column.null_N)), f"is null or missing; it must be {told(field['type'])}"
+            )
         if isinstance(column, Lists) and not field["null"] and (element := column.elements.first_null()) is not None:
             raise FieldError(name, column.row_of(element), "holds a null inside its list; leave it out")
     return columns

@@ -127,7 +127,9 @@ def _weights(feature: Mapping[str, Any], columns: Columns, offset_N: Int64) -> F
     if unlike_N.any():
         row = int(np.argmax(unlike_N))
         raise FieldError(
-            name, row, f"has {np.diff(lists.offset_N)[row]} weights for the {np.diff(offset_N)[row]} of {feature['column']}"
+            name,
+            row,
+            f"has {np.diff(lists.offset_N)[row]} weights for the {np.diff(offset_N)[row]} of {feature['column']}",
         )
     with np.errstate(over="ignore"):
         weight_M = lists.elements.values.astype(np.float32)
