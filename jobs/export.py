@@ -57,13 +57,11 @@ def main(argv: list[str] | None = None) -> None:
     quiet_libraries()
     from pipeline.export.export import write_bundle
 
-    print(
-        f"exporting {export.job.model.arch} of step {export.commit.progress.step:,} ({export.commit.path})", flush=True
-    )
+    commit = export.commit
+    print(f"exporting {export.job.model.arch} of step {commit.progress.step:,} ({commit.path})", flush=True)
     written = write_bundle(export)
-    print(
-        f"exported  {given.out}  {written.bytes / 2**20:,.1f} MiB, logits within {written.difference:.1g} of the model's"
-    )
+    told = f"{written.bytes / 2**20:,.1f} MiB, logits within {written.difference:.1g} of the model's"
+    print(f"exported  {given.out}  {told}")
 
 
 if __name__ == "__main__":

@@ -188,7 +188,7 @@ class History:
         return self._lists[feature.name].before(key_N, day.toordinal(), feature.days)
 
     def standing(self, feature: HistoryFeature, day: datetime.date) -> tuple[Int64, Before, int]:
-        """Of a feature's values, all that are known: keys [K], what stands before the day, and how many days that is."""
+        """Of all known values of a feature: keys [K], what stands before the day, and how many days that is."""
         running = self._running[tuple(feature.sources)]
         task = None if isinstance(feature, CountFeature) else feature.task
         found = running.find(running.keys)

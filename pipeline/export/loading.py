@@ -1,12 +1,13 @@
 """A bundle's own scorer, loaded from the bundle: what is served is what the bundle brings, once it is verified."""
 
+import hashlib
 import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
 
 from pipeline.export.runtime.errors import BundleError
-from pipeline.export.runtime.integrity import checked, digest
+from pipeline.export.runtime.integrity import CHECKSUMS, checked, digest
 from schemas.errors import InputError
 
 SCORER = "scorer"
@@ -27,7 +28,7 @@ def load_bundle(folder: str, compiled: bool = False) -> Any:
 def scorer(folder: Path) -> Any:
     """The bundle's package `scorer`, under a name that no other bundle's has."""
     start = (folder / SCORER / "__init__.py").resolve()
-    name = f"_scorer_{digest(folder / 'checksums.json')[:16]}"
+    name = "_scorer_" + hashlib.sha256(f"{start} {digest(folder / CHECKSUMS)}".encode()).hexdigest()[:16]
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(name, start, submodule_search_locations=[str(start.parent)])
         assert spec is not None

@@ -5,7 +5,7 @@ T tasks.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,10 @@ Lists = list[tuple[Tensor, Tensor, Tensor]]
 
 class Table(nn.Module):
     """One table as it is stored; what is read of it is fp32."""
+
+    code: Tensor
+    scale: Tensor
+    weight: Tensor
 
     def __init__(self, weight_RD: Tensor, stored: Stored) -> None:
         super().__init__()
@@ -42,9 +46,9 @@ class Table(nn.Module):
 
     def bags(self, row_M: Tensor, offset_B: Tensor, weight_M: Tensor) -> Tensor:
         """x_BD, each list's weighted sum."""
-        table: Any = self.weight
-        if self.stored != "fp32":
-            # the rows that are read, and no more, as a table of their own
+        if self.stored == "fp32":
+            table = self.weight
+        else:  # the rows that are read, and no more, as a table of their own
             table, row_M = self.rows(row_M), torch.arange(row_M.shape[0], device=row_M.device)
         return F.embedding_bag(
             row_M, table, offset_B, mode="sum", per_sample_weights=weight_M, include_last_offset=True
@@ -80,20 +84,23 @@ class ScoringNetwork(nn.Module):
             ]
             for prefix in prefixes
         ]
-        """Of each task with tables of its own, or of all together: table, list or not, and place, in the YAML's order."""
+        """Of each task with tables of its own, or of all: table, list or not, and place, in the YAML's order."""
 
     def forward(self, dense_BF: Tensor, id_BI: Tensor, lists: Lists) -> Tensor:
         """logits_BT."""
         inputs = []
         for reads in self._reads:
             parts = [
-                self.tables[table].bags(*lists[at]) if listed else self.tables[table].rows(id_BI[:, at])
+                self._table(table).bags(*lists[at]) if listed else self._table(table).rows(id_BI[:, at])
                 for table, listed, at in reads
             ]
             inputs.append(torch.cat([*parts, dense_BF], dim=1))
         x = torch.stack(inputs, dim=1) if self._separate else inputs[0]
         towers = self.dense.towers
         return towers.logits(towers.last_layers(self.dense.arch(x))).float()
+
+    def _table(self, key: str) -> Table:
+        return cast(Table, self.tables[key])
 
 
 def _key(table: str) -> str:

@@ -70,8 +70,8 @@ def plan_export(
     calibration = None
     if (calibrate is None) != (predictions is None):
         raise InputError(
-            "--calibrate METHOD and --predictions SCORES/NAME go together: ./launch.sh score writes such predictions of "
-            "this checkpoint"
+            "--calibrate METHOD and --predictions SCORES/NAME go together: ./launch.sh score writes such predictions "
+            "of this checkpoint"
         )
     if calibrate is not None and predictions is not None:
         calibration = Calibration(calibrate, _predictions(predictions, sha256, job), predictions)
@@ -129,7 +129,7 @@ def _predictions(place: str, sha256: str, job: JobConfig) -> Predictions:
         raise InputError(f"--predictions: '{place}' is no scored model; name OUT/NAME of a ./launch.sh score")
     if told["manifest_sha256"] != sha256:
         raise InputError(
-            f"--predictions: '{place}' holds the predictions of another checkpoint, {told['checkpoint']}; score this one"
+            f"--predictions: '{place}' holds those of another checkpoint, {told['checkpoint']}; score this one"
         )
     found = read_predictions(url or ".", name)
     if found.tasks != [task.name for task in job.tasks]:

@@ -1,4 +1,4 @@
-"""How rows are encoded, as plain data and files: fields, features, vocabularies, statistics of earlier days. No torch."""
+"""How rows are encoded, as data and files: fields, features, vocabularies, statistics of earlier days. No torch."""
 
 import dataclasses
 import datetime
@@ -62,8 +62,8 @@ def write_preprocessing(job: JobConfig, folder: Path, day: datetime.date, tell: 
         table = getattr(feature, "table_name", None)
         if table is not None:
             told |= {"table": table, "rows": job.tables[table].rows}
-        if getattr(feature, "vocabulary", None) is not None:
-            told["vocabulary"] = files[feature.vocabulary]  # type: ignore[union-attr]
+        if path := getattr(feature, "vocabulary", None):
+            told["vocabulary"] = files[path]
         if history is not None and isinstance(feature, CountFeature | TargetEncodingFeature | HistoryListFeature):
             told |= _statistics(job, feature, history, day, folder, out)
             told["columns"] = list(feature.sources) if not isinstance(feature, HistoryListFeature) else None

@@ -38,8 +38,8 @@ def load_weights(commit: Commit, job: JobConfig) -> tuple[DenseNetwork, dict[str
     wanted = {key: pieces.shape for key, pieces in state.items()}
     if unlike := sorted(key for key in saved.keys() | wanted.keys() if saved.get(key) != wanted.get(key)):
         raise InputError(
-            f"{commit.path}: does not hold the model of its own configuration ({', '.join(unlike[:3])}); export it with "
-            "the version that saved it"
+            f"{commit.path}: does not hold the model of its own configuration ({', '.join(unlike[:3])}); export it "
+            "with the version that saved it"
         )
     try:
         dcp.load(dict(state), storage_reader=made, planner=LoadPlanner(), no_dist=True)

@@ -5,8 +5,8 @@
     bundle.score_columns({"user_id": [7, ...], ...})             # columns as lists or numpy arrays
     bundle.score_table(pyarrow_table)                            # where pyarrow is installed
 
-Each returns float64 columns of N rows: p.TASK and joint.TASK of a binary task, value.TASK of a regression task, and with
-a fused score `score` and `log_score`.
+Each returns float64 columns of N rows: p.TASK and joint.TASK of a binary task, value.TASK of a regression task, and
+with a fused score `score` and `log_score`.
 
 Shapes: N rows, T tasks.
 """
@@ -92,9 +92,8 @@ class Bundle:
         factor_N = self._factor(columns)
         encoded = self._encoder(columns, rows)
         parts = [self.logits(_cut(encoded, at, min(at + AT_ONCE, rows))) for at in range(0, rows, AT_ONCE)]
-        logit_NT = np.concatenate(parts) if len(parts) > 1 else parts[0]
-        if self._calibration:
-            logit_NT = calibrated(logit_NT, self.tasks, self._calibration["maps"])
+        maps = self._calibration["maps"] if self._calibration else {}
+        logit_NT = calibrated(np.concatenate(parts), self.tasks, maps)
         out = outputs(self.tasks, logit_NT)
         if self._fusion:
             log_N = fused_log_score(self._fusion, self.tasks, logit_NT, factor_N)

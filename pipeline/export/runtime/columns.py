@@ -127,8 +127,7 @@ def column_of(name: str, kind: str, values: Any) -> Column | Lists:
         try:
             elements = _plain(name, kind.removeprefix(LIST), list(chain.from_iterable(filled)))
         except FieldError as error:
-            assert error.row is not None
-            row = int(np.searchsorted(offset_N, error.row, side="right")) - 1
+            row = int(np.searchsorted(offset_N, error.row or 0, side="right")) - 1
             raise FieldError(name, row, f"its list {error.reason}") from None
         return Lists(offset_N, elements, null_N)
     return _plain(name, kind, values)
@@ -146,7 +145,8 @@ def _plain(name: str, kind: str, values: Any) -> Column:
     if isinstance(values, np.ndarray):
         values = values.tolist()
     types = set(map(type, values))
-    fits = {"integer": {int}, "number": {int, float}, "string": {str}}[kind]
+    fitting: dict[str, set[type]] = {"integer": {int}, "number": {int, float}, "string": {str}}
+    fits = fitting[kind]  # bool is none of them
     if not types <= fits | {type(None)}:
         row = next(n for n, value in enumerate(values) if value is not None and type(value) not in fits)
         raise FieldError(name, row, f"is {_shown(values[row])}; it must be {KINDS[kind]}")

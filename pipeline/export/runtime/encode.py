@@ -15,7 +15,7 @@ from .columns import Column, Columns, Float64, Int64, Lists
 from .errors import FieldError
 from .hashing import fnv1a, mix
 from .history import EarlierDays
-from .vocabulary import Integers, Strings, vocabulary_of
+from .vocabulary import integers_of, strings_of
 
 Float32 = npt.NDArray[np.float32]
 
@@ -40,12 +40,12 @@ class Encoder:
         self._numbers = [f for f in features if f["kind"] in ("float", "count", "target_encoding")]
         self._lists = [f for f in features if f["kind"] in ("ids", "history")]
         self._ids = [f for f in features if f["kind"] in ("id", "string", "bucket")]
-        self._vocabularies: dict[str, Integers | Strings] = {}
-        read: dict[str, Integers | Strings] = {}
-        for feature in features:
-            if name := feature.get("vocabulary"):
-                read[name] = read.get(name) or vocabulary_of(folder / name, feature["kind"] == "string")
-                self._vocabularies[feature["name"]] = read[name]
+        listed = {f["name"]: f["vocabulary"] for f in features if f.get("vocabulary")}
+        strings = {listed[f["name"]] for f in features if f["name"] in listed and f["kind"] == "string"}
+        of_strings = {file: strings_of(folder / file) for file in strings}
+        of_integers = {file: integers_of(folder / file) for file in set(listed.values()) - strings}
+        self._strings_known = {name: of_strings[file] for name, file in listed.items() if file in strings}
+        self._integers_known = {name: of_integers[file] for name, file in listed.items() if file not in strings}
         looking_back = ("count", "target_encoding", "history")
         self._earlier = {f["name"]: EarlierDays(f, folder) for f in features if f["kind"] in looking_back}
 
@@ -64,14 +64,12 @@ class Encoder:
         if feature["kind"] == "bucket":
             x_N = finite(feature["column"], column, feature["missing"])
             return np.searchsorted(feature["boundaries"], x_N, side="right")
-        if feature["kind"] == "string":
-            row_N = self._strings(feature, column)
-        else:
-            row_N = self._rows(feature, column.values)
+        strings = feature["kind"] == "string"
+        row_N = self._strings(feature, column) if strings else self._rows(feature, column.values)
         return np.where(column.null_N, feature["rows"], row_N) if column.null_N.any() else row_N
 
     def _strings(self, feature: Mapping[str, Any], column: Column) -> Int64:
-        vocabulary = self._vocabularies.get(feature["name"])
+        vocabulary = self._strings_known.get(feature["name"])
         if vocabulary is None:
             row_D = (mix(fnv1a(column.values)) % np.uint64(feature["rows"])).astype(np.int64)
         else:
@@ -81,8 +79,8 @@ class Encoder:
     def _rows(self, feature: Mapping[str, Any], id_M: Int64) -> Int64:
         """Table rows of integers; the table's last for those out of vocabulary."""
         rows = feature["rows"]
-        if feature["name"] in self._vocabularies:
-            return self._vocabularies[feature["name"]](id_M, rows)
+        if feature["name"] in self._integers_known:
+            return self._integers_known[feature["name"]](id_M, rows)
         if feature["hash"]:
             return (mix(id_M.view(np.uint64)) % np.uint64(rows)).astype(np.int64)
         # unsigned, a negative id is a large one as well
@@ -129,7 +127,7 @@ def _weights(feature: Mapping[str, Any], columns: Columns, offset_N: Int64) -> F
         raise FieldError(
             name,
             row,
-            f"has {np.diff(lists.offset_N)[row]} weights for the {np.diff(offset_N)[row]} of {feature['column']}",
+            f"has {np.diff(lists.offset_N)[row]} numbers, {feature['column']} {np.diff(offset_N)[row]}",
         )
     with np.errstate(over="ignore"):
         weight_M = lists.elements.values.astype(np.float32)
@@ -158,6 +156,6 @@ def finite(name: str, column: Column, missing: float | None) -> Float64:
     if bad_N.any():
         row = int(np.argmax(bad_N))
         raise FieldError(name, row, f"is {x_N[row]}; it must be a finite number")
-    if missing is None and (row := column.first_null()) is not None:
-        raise FieldError(name, row, "is null or missing; it must be a number")
+    if missing is None and (null := column.first_null()) is not None:
+        raise FieldError(name, null, "is null or missing; it must be a number")
     return x_N

@@ -1,6 +1,6 @@
 """Values -> rows of a table through a vocabulary: a value's place in its file is its row."""
 
-from itertools import repeat
+from itertools import pairwise, repeat
 from pathlib import Path
 
 import numpy as np
@@ -32,11 +32,15 @@ class Strings:
         return np.fromiter(map(self._rows.get, strings, repeat(unknown)), np.int64, len(strings))
 
 
-def vocabulary_of(path: Path, strings: bool) -> Integers | Strings:
-    """The vocabulary of a file: `value`, or `bytes` and `length` of its strings end to end."""
+def integers_of(path: Path) -> Integers:
+    """The vocabulary of a file: `value`."""
     with np.load(path, allow_pickle=False) as arrays:
-        if not strings:
-            return Integers(arrays["value"])
+        return Integers(arrays["value"])
+
+
+def strings_of(path: Path) -> Strings:
+    """The vocabulary of a file: `bytes` and `length` of its strings end to end."""
+    with np.load(path, allow_pickle=False) as arrays:
         raw = arrays["bytes"].tobytes()
         edges = np.concatenate([[0], np.cumsum(arrays["length"])]).tolist()
-    return Strings([raw[begin:end] for begin, end in zip(edges, edges[1:], strict=False)])
+    return Strings([raw[begin:end] for begin, end in pairwise(edges)])
