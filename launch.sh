@@ -58,8 +58,11 @@ setup_all() {
     fi
   fi
   setup base "$root/requirements/$kind.lock"
-  case " ${FULCRUM_EXTRAS:-} " in *" s3 "*) setup s3 "$root/requirements/s3.lock" ;; esac
-  [ "${1:-}" != dev ] || setup dev "$root/requirements/dev.lock" "$root/requirements/s3.lock"
+  local extra
+  for extra in s3 serve; do
+    case " ${FULCRUM_EXTRAS:-} " in *" $extra "*) setup "$extra" "$root/requirements/$extra.lock" ;; esac
+  done
+  [ "${1:-}" != dev ] || setup dev "$root/requirements/dev.lock" "$root/requirements/s3.lock" "$root/requirements/serve.lock"
   exec 9>&- || true
 }
 

@@ -69,7 +69,7 @@ def test_the_environment_is_made_once_and_again_when_a_lock_changes(tmp_path: Pa
     lock.write_text(lock.read_text() + "# changed\n")
     assert len(clone.run("help")[1]) == 4, "made again"
     dev = clone.run("test", "-k", "a b")[1]
-    locks = f"-r|{clone.root}/requirements/dev.lock|-r|{clone.root}/requirements/s3.lock|"
+    locks = "".join(f"-r|{clone.root}/requirements/{name}.lock|" for name in ("dev", "s3", "serve"))
     assert f"|--no-deps|{locks}" in dev[0]
     cores = os.cpu_count() or 1
     files = min(cores + 1, 8) if cores > 1 else 0
@@ -77,14 +77,21 @@ def test_the_environment_is_made_once_and_again_when_a_lock_changes(tmp_path: Pa
     assert len(clone.run("test")[1]) == 1
 
 
-def test_an_extra_is_installed_where_it_is_asked_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["s3", "serve"])
+def test_an_extra_is_installed_where_it_is_asked_for(tmp_path: Path, name: str) -> None:
     clone = Clone(tmp_path)
     clone.run("help")
-    extra = f"|--no-deps|-r|{clone.root}/requirements/s3.lock|"
-    assert extra in clone.run("help", FULCRUM_EXTRAS="s3")[1][0]
-    assert len(clone.run("help", FULCRUM_EXTRAS="s3")[1]) == 1, "kept"
+    extra = f"|--no-deps|-r|{clone.root}/requirements/{name}.lock|"
+    assert extra in clone.run("help", FULCRUM_EXTRAS=name)[1][0]
+    assert len(clone.run("help", FULCRUM_EXTRAS=name)[1]) == 1, "kept"
     (clone.root / "requirements" / "cpu.lock").write_text("# changed\n")
-    assert extra in clone.run("help", FULCRUM_EXTRAS="s3")[1][3], "and again when the environment is made again"
+    assert extra in clone.run("help", FULCRUM_EXTRAS=name)[1][3], "and again when the environment is made again"
+
+
+def test_two_extras_are_installed_side_by_side(tmp_path: Path) -> None:
+    clone = Clone(tmp_path)
+    calls = clone.run("help", FULCRUM_EXTRAS="serve s3")[1]
+    assert [name for call in calls for name in ("s3", "serve") if f"{name}.lock|" in call] == ["s3", "serve"]
 
 
 def test_on_a_cpu_there_are_two_ranks_and_the_cores_are_shared(tmp_path: Path) -> None:
