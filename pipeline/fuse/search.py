@@ -87,7 +87,8 @@ def spread(terms: int, factor: bool, trials: int, seed: int) -> Float64:
     # exponentials over their sum lie evenly on a simplex
     share_PK = -np.log(np.clip(u_PK[:, :terms], 1e-12, 1 - 1e-12))
     share_PK *= terms / share_PK.sum(axis=1, keepdims=True)
-    return np.concatenate([share_PK, (2 * u_PK[:, terms:] - 1) * FACTOR], axis=1)
+    # cubed: a column's factor is mostly a small one beside the tasks'
+    return np.concatenate([share_PK, (2 * u_PK[:, terms:] - 1) ** 3 * FACTOR], axis=1)
 
 
 def refine(loss: Callable[[Float64], float], begin: Float64, terms: int) -> None:

@@ -30,7 +30,7 @@ class Line:
     lists: int
     """Lists that measure it."""
     floor: float | None
-    """The least value it may have on the days tuned on."""
+    """The least value it may have; of one that goes by equal weights, on these days."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +70,7 @@ def tune(fusion: FusionConfig, config: FuseConfig, seed: int, day: Day, later: D
     tasks, factor = day.tasks, fusion.factor is not None
     terms, objective = len(fusion.terms), tasks.index(config.objective.task)
     equal_T = day.values(equal_weights(terms, factor))
-    floor_T = np.array([_floor(config, task, float(value)) for task, value in zip(tasks, equal_T, strict=True)])
+    floor_T = _floors(config, tasks, equal_T)
 
     def violation(value_T: Float64) -> float:
         return float(np.maximum(np.where(np.isnan(floor_T), 0.0, floor_T - value_T), 0.0).sum())
@@ -89,8 +89,8 @@ def tune(fusion: FusionConfig, config: FuseConfig, seed: int, day: Day, later: D
         trials,
         chosen,
         pareto(trials, measured, objective),
-        _lines(day, weight_K, terms, factor, floor_T),
-        [] if later is None else _lines(later, weight_K, terms, factor, floor_T),
+        _lines(day, config, weight_K, terms, factor),
+        [] if later is None else _lines(later, config, weight_K, terms, factor),
         [_words(each) for each in (day, later) if each is not None],
     )
 
@@ -112,6 +112,10 @@ def with_weights(fusion: FusionConfig, weight_K: Float64) -> FusionConfig:
     if factor is not None:
         factor = factor.model_copy(update={"weight": weights[-1]})
     return fusion.model_copy(update={"terms": terms, "factor": factor})
+
+
+def _floors(config: FuseConfig, tasks: list[str], equal_T: Float64) -> Float64:
+    return np.array([_floor(config, task, float(equal)) for task, equal in zip(tasks, equal_T, strict=True)])
 
 
 def _floor(config: FuseConfig, task: str, equal: float) -> float:
@@ -137,8 +141,10 @@ def _unreached(tasks: list[str], floor_T: Float64, trials: Trials, violation: An
     )
 
 
-def _lines(day: Day, weight_K: Float64, terms: int, factor: bool, floor_T: Float64) -> list[Line]:
-    equal, tuned = day.measured(equal_weights(terms, factor)), day.measured(weight_K)
+def _lines(day: Day, config: FuseConfig, weight_K: Float64, terms: int, factor: bool) -> list[Line]:
+    even_K = equal_weights(terms, factor)
+    equal, tuned = day.measured(even_K), day.measured(weight_K)
+    floor_T = _floors(config, day.tasks, day.values(even_K))
     return [
         Line(
             task,

@@ -158,7 +158,7 @@ def _digest(value: Any) -> str:
 
 def _what_is_left(found: Prediction) -> Prediction:
     output = Output(found.config.out)
-    if output.root == found.files[0].path[: -len(found.files[0].name) - 1] if found.files else False:
+    if any(file.path == f"{output.root}/{file.name}" for file in found.files):
         raise InputError(f"predict.out: '{found.config.out}' is the input's own folder; name another")
     with ThreadPoolExecutor(LOCAL_THREADS if output.local else REMOTE_THREADS) as pool:
         there = list(pool.map(output.done, found.files))

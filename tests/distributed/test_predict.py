@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -439,8 +440,6 @@ def _reversed(path: Path) -> pa.Table:
 
 def test_missing_numbers_of_the_factor_are_what_it_says(trained: Trained, tmp_path: Path) -> None:
     """And an input of one file, an empty file among them."""
-    config = small_config(trained.folder / "log", trained.folder / "out")
-    assert config
     folder = tmp_path / "in" / f"dt={DAYS[2]}"
     folder.mkdir(parents=True)
     table = pq.read_table(trained.evaluated[0], partitioning=None).slice(0, 40)
@@ -456,3 +455,26 @@ def test_missing_numbers_of_the_factor_are_what_it_says(trained: Trained, tmp_pa
     np.testing.assert_allclose(one["score"] / one["p.click"], [2.0] * 2 + [7.0] * 38)
     with pytest.raises(InputError, match=r"column 'margin' holds nulls; .*fusion\.factor\.missing"):
         predicted(planned(trained, tmp_path / "no", given[0], fusion.replace(", missing: 2", "")), 1)
+
+
+def in_memory(rank: int, job: Any, files: dict[str, bytes]) -> dict[str, pa.Table]:
+    """Input and output in a store of objects; what is there after the run."""
+    quiet_libraries()
+    fs = fsspec.filesystem("memory")
+    for name, content in files.items():
+        fs.pipe_file(f"/in/{name}", content)
+    found = predict_job.plan(job)
+    run.run_prediction(found, Ranks(rank, 1, torch.device("cpu")))
+    assert predict_job.plan(job).complete
+    assert [path for path in fs.find("/out") if "/.parts/" in path] == []
+    there = [path for path in fs.find("/out") if path.endswith(".parquet")]
+    return {path.removeprefix("/out/"): pq.read_table(fs.open(path)) for path in there}
+
+
+def test_from_one_object_store_to_another(trained: Trained, whole: Path) -> None:
+    job = load_job(*_split(words(trained, Path("unused"), "predict.input=memory://in", "predict.out=memory://out")))
+    names = [f"dt={DAYS[2]}/part-0000{n}.parquet" for n in (0, 1)]
+    files = {name: (trained.folder / "bare" / name).read_bytes() for name in names}
+    (found,) = run_ranks(1, in_memory, job, files)
+    expected = tables(whole)
+    assert {name: table.equals(expected[name]) for name, table in found.items()} == dict.fromkeys(names, True)
