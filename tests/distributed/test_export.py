@@ -1,11 +1,15 @@
 """An exported bundle against the trainer on two ranks: the same scores, wherever and of whatever they are computed."""
 
+import http.client
 import json
 import math
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -441,3 +445,52 @@ def test_a_fused_score_of_another_weight_is_exported(models: Trained) -> None:
     logit_N = models.logit_NT[SEPARATE][:, 1]
     got = bundle.score_table(models.table)
     np.testing.assert_allclose(got["log_score"], 2 * log_sigmoid(logit_N), rtol=1e-6, atol=1e-6)
+
+
+# ---- over HTTP
+
+
+def started(folder: Path, *words: str) -> tuple[subprocess.Popen[str], str]:
+    """The real command, and the address that it tells."""
+    command = [sys.executable, "-m", "jobs.serve", str(folder), "--port", "0", *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    told = process.stdout.readline()
+    assert told.startswith("serving small of step 0 on http://127.0.0.1:"), told
+    return process, told.split("http://")[1].strip()
+
+
+def posted(address: str, rows: list[dict[str, Any]], sent: Callable[[], None] = lambda: None) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection(address, timeout=60)
+    connection.request("POST", "/score", json.dumps({"rows": rows}))
+    sent()
+    answer = connection.getresponse()
+    content = json.loads(answer.read())
+    connection.close()
+    return answer.status, content
+
+
+def test_the_service_scores_alike_and_loses_nothing_as_it_stops(models: Trained, bundle: Any) -> None:
+    rows = rows_of(bundle, models.table)
+    process, address = started(bundle.folder, "--drain-seconds", "1")
+    try:
+        status, got = posted(address, rows)
+        assert status == 200, got
+        assert_scores({k: np.array(v) for k, v in got["scores"].items()}, models.wanted(MIXED))
+        assert posted(address, [{"item_id": "x"}])[1]["field"] == "user_id"
+        many, asked = rows * 4, threading.Semaphore(0)
+        with ThreadPoolExecutor(16) as pool:
+            answers = [pool.submit(posted, address, many[n:], asked.release) for n in range(16)]
+            for _ in answers:
+                assert asked.acquire(timeout=60)
+            process.send_signal(signal.SIGTERM)
+            for n, answer in enumerate(answers):
+                status, got = answer.result()
+                assert (status, got["rows"]) == (200, len(many) - n), got
+        assert process.wait(60) == 0
+        assert process.stdout is not None
+        assert process.stdout.read() == "stopped: every accepted request was answered\n"
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()  # type: ignore[union-attr]
