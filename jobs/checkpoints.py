@@ -2,6 +2,7 @@
 
 from pipeline.registry import Registry
 from schemas.errors import InputError
+from schemas.events import StorageConfig
 from schemas.job import JobConfig
 
 CHAMPION = "champion"
@@ -10,15 +11,22 @@ CHAMPION = "champion"
 def named_checkpoint(job: JobConfig, given: str | None, key: str) -> str:
     """The address of a checkpoint, or of a folder of them: `given`, or that of the job's own output where that is None.
 
-    OUTPUT@champion and OUTPUT@NAME are the registry's (`./launch.sh registry OUTPUT`). Raises InputError, naming the
-    `key`, where there is no such model.
+    See `registered`.
     """
     if given is None:
         return f"{job.output.rstrip('/')}/checkpoints"
+    return registered(given, job.data.storage, key)
+
+
+def registered(given: str, storage: StorageConfig, key: str) -> str:
+    """The address itself; of OUTPUT@champion and OUTPUT@NAME, which are the registry's, that of the model's checkpoint.
+
+    Raises InputError, naming the `key`, where there is no such model (`./launch.sh registry OUTPUT` lists them).
+    """
     root, at, name = given.rpartition("@")
     if not at or "/" in name:
         return given
-    registry = Registry(root, job.data.storage)
+    registry = Registry(root, storage)
     try:
         if name != CHAMPION:
             return registry.model(name).checkpoint

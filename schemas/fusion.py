@@ -25,7 +25,8 @@ class _Mapped(Strict):
     """Of a sigmoid: how far from the centre it reaches 0.73."""
 
     def _check_map(self, map_: Map | None) -> None:
-        if map_ != "sigmoid" and {"center", "scale"} & self.model_fields_set:
+        # by value: a saved configuration spells its defaults out
+        if map_ != "sigmoid" and (self.center, self.scale) != (0.0, 1.0):
             raise ValueError("'center' and 'scale' belong to map: sigmoid; remove them, or set it")
 
 

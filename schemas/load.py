@@ -1,5 +1,6 @@
 """Reads a job's YAML, applies the command line's dotted overrides and turns every complaint into one message."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,13 @@ def load_tree(path: str, overrides: list[str] | None = None) -> dict[str, Any]:
         raise InputError(f"{path}: not valid YAML: {_problem(error)}") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path}: holds {type(raw).__name__}, not a mapping of settings")
+    return with_overrides(raw, overrides or [])
+
+
+def with_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of an unchecked tree with the overrides in it. Raises InputError."""
     raw = _unshared(raw)
-    for override in overrides or []:
+    for override in overrides:
         _apply(raw, override)
     return raw
 

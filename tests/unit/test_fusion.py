@@ -11,6 +11,7 @@ import torch
 from pipeline.chain import joint_log_probability
 from pipeline.fusion import LEAST, fused_log_score, log_factors, log_sigmoid, outputs, weights
 from schemas.errors import InputError
+from schemas.fusion import FusionConfig
 from schemas.identity import fingerprint
 from schemas.job import JobConfig
 from tests.logs import small_job
@@ -175,3 +176,11 @@ def test_a_factor_without_its_column_is_refused() -> None:
         fused_log_score(
             {"terms": [{"task": "click"}], "factor": {"column": "price", "map": "log1p"}}, TASKS, np.zeros((1, 4))
         )
+
+
+def test_a_saved_declaration_is_read_again() -> None:
+    """A checkpoint's configuration spells every default out."""
+    declared = FusionConfig.model_validate(
+        {"terms": [{"task": "click"}], "factor": {"column": "price", "map": "log1p", "weight": 0.3}}
+    )
+    assert FusionConfig.model_validate(declared.model_dump(mode="json")) == declared
