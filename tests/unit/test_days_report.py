@@ -199,6 +199,8 @@ def test_a_second_attempt_stands_for_the_day(tmp_path: Path) -> None:
     told = read(report([str(tmp_path)]).html())
     assert told.row("What became of each day", "2026-01-01.2")["outcome"] == "stopped"
     assert "2026-01-01.2: attempt 2 at the day" in told.text
+    first = read(report([str(tmp_path / "days/2026-01-01")]).html())
+    assert first.row("What became of each day", "2026-01-01")["outcome"] == "failed", "each has its own record"
 
 
 def job_of(output: str, **changes: Any) -> JobConfig:
