@@ -2,12 +2,28 @@
 
 import contextlib
 import json
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+
+from pipeline.keys import logged_keys, sometimes
+from schemas.job import JobConfig
+
+
+def untold_keys(job: JobConfig, shown: Sequence[str], told: set[str]) -> list[str]:
+    """Keys of panels that a run did not tell.
+
+    Of keys that are there only sometimes, one of a family is enough, as of another pair of tasks: a tiny network may
+    leave a task without a gradient, whose cosines are undefined. Tables are wandb's alone.
+    """
+    declared, tasks = logged_keys(job), re.compile("|".join(task.name for task in job.tasks))
+    families = {tasks.sub("*", key) for key in told} | {"memory/cuda_gb", "data/funnel_broken/*"}
+    kept = [key for key in shown if key not in told and "wandb alone" not in declared[key]]
+    return [key for key in kept if not sometimes(declared[key]) or tasks.sub("*", key) not in families]
 
 
 class Views:

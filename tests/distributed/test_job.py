@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -25,6 +24,7 @@ from tests.distributed.audit_job import FOLDER, STEP_SECONDS, audited
 from tests.distributed.command import SECONDS, assert_bitwise, command, descendants, environment, kill_all, run, start
 from tests.faults.kills import trains
 from tests.logs import DAYS, set_key, small_config, write_config, write_log
+from tests.workspaces import untold_keys
 
 STEPS = 120
 BATCH = 64
@@ -267,20 +267,10 @@ def test_every_key_of_a_run_is_declared_and_every_declared_one_is_told(finished:
 
 def test_every_panel_of_the_workspace_shows_what_the_run_told(finished: Finished) -> None:
     job = load_job(str(finished.config), [])
-    declared, shown = logged_keys(job), keys_of(sections(job))
-    told = set(series(attempts(finished.output)))
-    tasks = re.compile("|".join(task.name for task in job.tasks))
-
-    def family(key: str) -> str:
-        return tasks.sub("*", key)
-
-    # a tiny network may leave a task without a gradient, whose cosines are undefined: another pair's are told
-    families = {family(key) for key in told} | {"memory/cuda_gb", "data/funnel_broken/*"}
-    tables = {key for key in shown if "wandb alone" in declared[key]}  # in wandb's record: the next test
-    missing = {key for key in set(shown) - told - tables if not sometimes(declared[key]) or family(key) not in families}
-    assert sorted(missing) == []
+    shown = keys_of(sections(job))
     assert len(shown) > 100
-    assert {key.split("/")[0] for key in shown} == {key.split("/")[0] for key in declared}
+    assert untold_keys(job, shown, set(series(attempts(finished.output)))) == []
+    assert {key.split("/")[0] for key in shown} == {key.split("/")[0] for key in logged_keys(job)}
 
 
 def test_the_wandb_record_holds_every_task(finished: Finished) -> None:

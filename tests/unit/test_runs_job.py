@@ -258,6 +258,18 @@ def test_a_run_is_followed_through_a_restart_to_its_end(tmp_path: Path) -> None:
     assert sum("began at" in line for line in lines) == 2
 
 
+def test_a_line_is_told_once_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "record.jsonl"
+    tail = watch_module.Tail(path)
+    assert list(tail.lines()) == []
+    path.write_text('{"a": 1}\n{"a"')
+    assert list(tail.lines()) == [{"a": 1}]
+    with path.open("a") as file:
+        file.write(": 2}\n")
+    assert list(tail.lines()) == [{"a": 2}]
+    assert list(tail.lines()) == []
+
+
 @pytest.mark.usefixtures("_quick")
 def test_a_silent_run_is_waited_for_so_long_and_no_longer(tmp_path: Path) -> None:
     Journal(tmp_path, "run", "train", 0, about("run", tmp_path))
