@@ -317,7 +317,7 @@ def swap(folder: Path) -> str:
     one.write_bytes(other.read_bytes())
     other.write_bytes(content)
     sums_anew(folder)
-    return "user_click.npz: is not the one that the model was exported with"
+    return "vocabularies/user.npz: is not the one that the model was exported with"
 
 
 def older(folder: Path) -> str:
