@@ -26,6 +26,7 @@ class DrainingServer(uvicorn.Server):
             uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=ANSWER_SECONDS)
         )
         self._app, self._drain_seconds = app, drain_seconds
+        self.should_exit: bool = False
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """The first signal begins the stop, the second ends its waiting. uvicorn's own would raise it again."""
