@@ -47,7 +47,8 @@ def listening(host: str, port: int) -> socket.socket:
     """A socket on which connections wait from now on. Raises InputError where the address is not to be had."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        out = socket.socket(found[0], found[1])
+        # with its protocol: asyncio sets TCP_NODELAY on none that does not name it, and every answer would wait 40 ms
+        out = socket.socket(found[0], found[1], socket.IPPROTO_TCP)
         out.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             out.bind(found[4])

@@ -384,7 +384,7 @@ def test_a_tampered_bundle_is_refused_by_name(bundle: Any, tmp_path: Path, how: 
         ({"history": 5}, "row 1, history: is 5; it must be a list of integers"),
         ({"recent": None}, "row 1, recent: is null or missing; it must be a list of integers"),
         ({"recent": [1, None]}, "row 1, recent: holds a null inside its list; leave it out"),
-        ({"history": [1, "x"], "history_weight": [1, 1]}, "row 1, history: its list is 'x'; it must be an integer"),
+        ({"history_weight": [1, 1], "history": [1, "x"]}, "row 1, history: its list is 'x'; it must be an integer"),
         ({"history": [1, 2], "history_weight": [1.0]}, "row 1, history_weight: has 1 numbers, history 2"),
         ({"history": [1], "history_weight": [-1.0]}, "row 1, history_weight: holds -1.0; a weight is a finite number"),
         ({"prize": 5}, "row 1, prize: the model has no such field; it reads age, city"),
@@ -464,10 +464,10 @@ def test_probabilities_are_calibrated_on_held_out_rows(models: Trained, tmp_path
     """From the checkpoint and its predictions to the bundle's scores, joint ones and fused included."""
     logit_NT, table = models.logit_NT[SEPARATE], models.table
     labels = np.stack([table[name].to_numpy(zero_copy_only=False).astype(np.float32) for name in TASKS])
-    spaces = np.stack([np.ones(ROWS, np.bool_)] + [labels[0] > 0] * 3)
+    spaces = np.stack([np.ones(ROWS, np.bool_)] + [(labels[0] > 0) & (np.arange(ROWS) < 90)] * 3)
     found = Predictions(np.arange(ROWS), list(TASKS), logit_NT.T.astype(np.float32), labels, spaces, None)
     export = plan_export(f"{models.root}/{SEPARATE}/checkpoints", str(tmp_path / "bundle"))
-    fewer = dataclasses.replace(export, calibration=Calibration("platt", found, "scores"))
+    fewer = dataclasses.replace(export, calibration=Calibration("isotonic", found, "scores"))
     with pytest.raises(InputError, match=r"task 'cart' has \d+ rows of its own space"):
         write_bundle(fewer, lambda _: None)
     assert list(tmp_path.iterdir()) == []
@@ -506,8 +506,8 @@ def test_the_service_scores_alike_and_loses_nothing_as_it_stops(models: Trained,
         status, got = posted(address, rows)
         assert status == 200, got
         assert_scores({k: np.array(v) for k, v in got["scores"].items()}, models.wanted(MIXED))
-        assert posted(address, [{"item_id": "x"}])[1]["field"] == "user_id"
-        many, asked = rows * 4, threading.Semaphore(0)
+        assert posted(address, [{"item_id": "x"}])[1]["field"] == "item_id"
+        many, asked = rows * 2, threading.Semaphore(0)
         with ThreadPoolExecutor(16) as pool:
             answers = [pool.submit(posted, address, many[n:], asked.release) for n in range(16)]
             for _ in answers:
