@@ -12,6 +12,7 @@ from pipeline.journal import FOLDER as JOURNAL
 from pipeline.journal import newest
 from pipeline.report.text import duration
 from pipeline.run_report.words import moment
+from pipeline.run_terminal.listing import step_took
 from schemas.errors import InputError
 
 EVERY = 1.0
@@ -121,7 +122,7 @@ class Watch:
         fresh = [(step, facts) for step, facts in _done(place).items() if step not in self._steps]
         for step, facts in fresh:
             self._steps.add(step)
-            self._tell(f"{facts['at'][11:19]}  {place.key}  {step} done, {duration(float(facts['seconds']))}")
+            self._tell(f"{facts['at'][11:19]}  {place.key}  {step} done, {step_took(facts)}")
         return bool(fresh)
 
 
