@@ -130,6 +130,8 @@ def main() -> None:
         cosines = [float(np.mean([value for _, value in told["gradients/cosine/click~order"]])) for told in each]
         columns = [*([own_share(told, task) for told in each] for task in TASKS), cosines]
         lines.append([truth, *(_interval(values) for values in columns)])
+    paired = [[own_share(b, task) - own_share(a, task) for a, b in zip(*found.values(), strict=True)] for task in TASKS]
+    lines.append(["oppose - agree", *(_interval(values) for values in paired), ""])
     print(aligned(lines))
     if arguments.out:
         Path(arguments.out).mkdir(parents=True, exist_ok=True)

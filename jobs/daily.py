@@ -29,7 +29,7 @@ from pipeline.daily.nodes import Leader, Nodes, follow
 from pipeline.daily.place import Place, latest
 from pipeline.daily.process import Runner, StoppedError
 from pipeline.daily.span import first_open
-from pipeline.daily.work import LATE, REFUSED, STOPPED, DayEndedError, Work
+from pipeline.daily.work import INVALID, LATE, REFUSED, STOPPED, DayEndedError, Work
 from pipeline.data.vocabulary_lookup import fingerprints
 from pipeline.registry import Registry
 from schemas.errors import InputError
@@ -234,7 +234,7 @@ class Run:
                 _finished(self.job, [day])
             else:
                 code = self.day(day)
-            if code == LATE and self.job.daily.missing_days == "skip" and day != days[-1]:
+            if code in (LATE, INVALID) and self.job.daily.missing_days == "skip" and day != days[-1]:
                 continue  # the next day leaves it out, and says so
             if code not in (0, REFUSED):
                 return code

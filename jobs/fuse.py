@@ -11,6 +11,7 @@ import argparse
 import os
 import pickle
 import sys
+import time
 from collections.abc import Sequence
 
 from jobs.checkpoints import named_checkpoint
@@ -19,6 +20,8 @@ from pipeline.fuse.plan import KEY, check_model, config_of, fusion_of, scoring_j
 from pipeline.train.scoring import Scoring, ToScore, plan_scoring, scoring_from_bytes
 from pipeline.train.stop import Stop, Stopped
 from schemas.job import JobConfig
+
+SECONDS_BETWEEN_LINES = 10.0
 
 
 class Scorings(list[Scoring]):
@@ -32,6 +35,19 @@ class Scorings(list[Scoring]):
 def scorings_from_bytes(data: bytes, jobs: Sequence[JobConfig]) -> Scorings:
     """What `to_bytes` wrote."""
     return Scorings(scoring_from_bytes(each, job) for each, job in zip(pickle.loads(data), jobs, strict=True))
+
+
+class Progress:
+    """A line every few seconds."""
+
+    def __init__(self) -> None:
+        self._told = time.perf_counter()
+
+    def __call__(self, looked_at: int) -> None:
+        """Prints it, unless the last one is fresh."""
+        if time.perf_counter() - self._told > SECONDS_BETWEEN_LINES:
+            self._told = time.perf_counter()
+            print(f"{looked_at:,} weights looked at", flush=True)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -75,7 +91,7 @@ def report(job: JobConfig, models: Sequence[ToScore]) -> None:
 
     config, fusion = config_of(job), fusion_of(models[0].job)
     days = [Day(model, fusion, config, config.out.rstrip("/")) for model in models]
-    tuned = tune(fusion, config, job.seed, days[0], days[1] if len(days) > 1 else None)
+    tuned = tune(fusion, config, job.seed, days[0], days[1] if len(days) > 1 else None, Progress())
     print(f"\n{text(tuned)}\n")
     for address in write(tuned, config.out):
         print(f"written     {address}", flush=True)

@@ -48,11 +48,13 @@ def search(
     factor: bool,
     trials: int,
     seed: int,
+    tell: Callable[[int], None] = lambda looked_at: None,
 ) -> Trials:
     """Everything that was looked at, equal weights first and then each task alone.
 
     `values` measures the tasks under some weights, [T]; `violation` says by how much such measures miss the floors, 0
-    where they are kept; the measure at `objective` is to be large.
+    where they are kept; the measure at `objective` is to be large. `tell` gets how many were
+    looked at.
     """
     weights: list[Float64] = []
     found: list[Float64] = []
@@ -60,6 +62,7 @@ def search(
     def look(weight_K: Float64) -> Float64:
         weights.append(normal(weight_K, terms))
         found.append(values(weights[-1]))
+        tell(len(found))
         return found[-1]
 
     look(equal_weights(terms, factor))

@@ -4,6 +4,7 @@ Shapes: K factors, T tasks, P trials.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,14 @@ class Tuned:
         return f"NDCG@{objective.k}" if objective.measure == "ndcg" else "GAUC"
 
 
-def tune(fusion: FusionConfig, config: FuseConfig, seed: int, day: Day, later: Day | None) -> Tuned:
+def tune(
+    fusion: FusionConfig,
+    config: FuseConfig,
+    seed: int,
+    day: Day,
+    later: Day | None,
+    tell: Callable[[int], None] = lambda looked_at: None,
+) -> Tuned:
     """Searches the weights on one day. Raises InputError where none keeps the floors."""
     tasks, factor = day.tasks, fusion.factor is not None
     terms, objective = len(fusion.terms), tasks.index(config.objective.task)
@@ -75,7 +83,7 @@ def tune(fusion: FusionConfig, config: FuseConfig, seed: int, day: Day, later: D
     def violation(value_T: Float64) -> float:
         return float(np.maximum(np.where(np.isnan(floor_T), 0.0, floor_T - value_T), 0.0).sum())
 
-    trials = search(day.values, violation, objective, terms, factor, config.trials, seed)
+    trials = search(day.values, violation, objective, terms, factor, config.trials, seed, tell)
     chosen = best_of(trials, violation, objective)
     if chosen is None:
         raise InputError(_unreached(tasks, floor_T, trials, violation))

@@ -28,6 +28,7 @@ class DrainingServer(uvicorn.Server):
             uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=ANSWER_SECONDS)
         )
         self._app, self._drain_seconds = app, drain_seconds
+        self.should_exit: bool = False
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         """The first signal begins the stop, the second ends its waiting. uvicorn's own would raise it again."""
@@ -48,7 +49,8 @@ def listening(host: str, port: int) -> socket.socket:
     """A socket on which connections wait from now on. Raises InputError where the address is not to be had."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        out = socket.socket(found[0], found[1])
+        # with its protocol: asyncio sets TCP_NODELAY on none that does not name it, and every answer would wait 40 ms
+        out = socket.socket(found[0], found[1], socket.IPPROTO_TCP)
         out.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             out.bind(found[4])

@@ -1,6 +1,8 @@
 """An exported bundle against the trainer on two ranks: the same scores, wherever and of whatever they are computed."""
 
+import dataclasses
 import http.client
+import importlib
 import json
 import math
 import shutil
@@ -25,10 +27,12 @@ from pipeline.data.history import attach
 from pipeline.data.loader import Loader
 from pipeline.data.source import epoch_source
 from pipeline.data.vocabulary_lookup import fingerprints
+from pipeline.export.calibrate import fitted
 from pipeline.export.export import write_bundle
 from pipeline.export.loading import load_bundle
-from pipeline.export.plan import plan_export
-from pipeline.fusion import fused_log_score, log_sigmoid, outputs
+from pipeline.export.plan import Calibration, plan_export
+from pipeline.fusion import fused_log_score, outputs
+from pipeline.predictions import Predictions
 from pipeline.train.checkpoint import Checkpoints
 from pipeline.train.loop import total_steps, training_batches
 from pipeline.train.run import START
@@ -39,7 +43,7 @@ from schemas.load import parse_job
 from tests.distributed.ranks import run_ranks
 from tests.distributed.test_grid import MODELS
 from tests.distributed.training import build, planned
-from tests.logs import CITIES, DAYS, ITEMS, put, set_key, small_config, write_log
+from tests.logs import CITIES, DAYS, ITEMS, TASKS, put, set_key, small_config, write_log
 
 ROWS = 240
 LOOKING_BACK: list[dict[str, Any]] = [
@@ -171,7 +175,7 @@ class Trained:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    return Trained(tmp_path_factory.mktemp("export"), [MIXED, SEPARATE, "sluice"])
+    return Trained(tmp_path_factory.mktemp("export"), [MIXED, SEPARATE])
 
 
 @pytest.fixture(scope="module")
@@ -191,11 +195,9 @@ def assert_scores(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray], wit
         np.testing.assert_allclose(got[name], x_N, rtol=within, atol=within, err_msg=name)
 
 
-@pytest.mark.parametrize("name", [SEPARATE, "sluice"])
-def test_a_bundle_scores_as_the_trainer_on_two_ranks(models: Trained, name: str) -> None:
-    assert_scores(
-        load_bundle(str(models.export(name, f"bundle-{name}"))).score_table(models.table), models.wanted(name)
-    )
+def test_a_bundle_scores_as_the_trainer_on_two_ranks(models: Trained) -> None:
+    bundle = load_bundle(str(models.export(SEPARATE, "bundle-separate")))
+    assert_scores(bundle.score_table(models.table), models.wanted(SEPARATE))
 
 
 def test_so_it_does_for_every_kind_of_feature_and_values_unheard_of(models: Trained, bundle: Any) -> None:
@@ -267,16 +269,20 @@ def test_it_needs_torch_and_numpy_alone(models: Trained, bundle: Any, tmp_path: 
     assert_scores({k: np.array(v) for k, v in json.loads(said.stdout).items()}, models.wanted(MIXED))
 
 
-def test_it_scores_a_file_of_its_own(models: Trained, bundle: Any, tmp_path: Path) -> None:
+def test_it_scores_a_file(models: Trained, bundle: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = importlib.import_module(type(bundle).__module__.replace(".bundle", ".__main__"))
     out = tmp_path / "scores.parquet"
-    words = [sys.executable, "-m", "scorer", str(models.day), str(out)]
-    said = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, cwd=bundle.folder)
-    assert said.stdout == f"{ROWS} rows scored: {out}\n", said.stderr
+    assert command.main([str(models.day), str(out)]) == 0
+    assert capsys.readouterr().out == f"{ROWS} rows scored: {out}\n"
     got = pq.read_table(out)
     assert_scores({name: got[name].to_numpy() for name in got.column_names}, models.wanted(MIXED))
+    pq.write_table(models.table.set_column(0, "user_id", models.table["age"]), tmp_path / "bad.parquet")
+    assert command.main([str(tmp_path / "bad.parquet"), str(out)]) == 2
+    assert "bad.parquet: user_id: is of type double; it must be an integer" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.parquet", "scores.parquet"]
 
 
-@pytest.mark.parametrize(("tables", "loss"), [("fp16", 0.001), ("int8", 0.005)])
+@pytest.mark.parametrize(("tables", "loss"), [pytest.param("fp16", 0.001, marks=pytest.mark.long), ("int8", 0.005)])
 def test_smaller_tables_cost_little_auc(models: Trained, bundle: Any, tables: Any, loss: float) -> None:
     small = load_bundle(str(models.export(MIXED, tables, tables=tables)))
     got, whole = small.score_table(models.table), bundle.score_table(models.table)
@@ -317,7 +323,7 @@ def swap(folder: Path) -> str:
     one.write_bytes(other.read_bytes())
     other.write_bytes(content)
     sums_anew(folder)
-    return "user_click.npz: is not the one that the model was exported with"
+    return "vocabularies/user.npz: is not the one that the model was exported with"
 
 
 def older(folder: Path) -> str:
@@ -378,7 +384,7 @@ def test_a_tampered_bundle_is_refused_by_name(bundle: Any, tmp_path: Path, how: 
         ({"history": 5}, "row 1, history: is 5; it must be a list of integers"),
         ({"recent": None}, "row 1, recent: is null or missing; it must be a list of integers"),
         ({"recent": [1, None]}, "row 1, recent: holds a null inside its list; leave it out"),
-        ({"history": [1, "x"], "history_weight": [1, 1]}, "row 1, history: its list is 'x'; it must be an integer"),
+        ({"history_weight": [1, 1], "history": [1, "x"]}, "row 1, history: its list is 'x'; it must be an integer"),
         ({"history": [1, 2], "history_weight": [1.0]}, "row 1, history_weight: has 1 numbers, history 2"),
         ({"history": [1], "history_weight": [-1.0]}, "row 1, history_weight: holds -1.0; a weight is a finite number"),
         ({"prize": 5}, "row 1, prize: the model has no such field; it reads age, city"),
@@ -440,11 +446,34 @@ def test_a_commit_that_changed_is_refused_and_nothing_is_left(models: Trained, t
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
 
 
-def test_a_fused_score_of_another_weight_is_exported(models: Trained) -> None:
-    bundle = load_bundle(str(models.export(SEPARATE, "fused", overrides=["fusion={terms: [{task: cart, weight: 2}]}"])))
-    logit_N = models.logit_NT[SEPARATE][:, 1]
-    got = bundle.score_table(models.table)
-    np.testing.assert_allclose(got["log_score"], 2 * log_sigmoid(logit_N), rtol=1e-6, atol=1e-6)
+def test_a_fused_score_of_other_weights_may_be_exported(models: Trained, tmp_path: Path) -> None:
+    (tmp_path / "fusion.yaml").write_text("fusion: {terms: [{task: cart, weight: 2}]}\n")
+    checkpoint = f"{models.root}/{SEPARATE}/checkpoints"
+    export = plan_export(checkpoint, str(tmp_path / "b"), overrides=[f"fusion=@{tmp_path}/fusion.yaml"])
+    assert export.job.fusion is not None
+    assert [(term.task, term.weight) for term in export.job.fusion.terms] == [("cart", 2.0)]
+
+
+@pytest.mark.long
+def test_machine_code_scores_alike(models: Trained, bundle: Any) -> None:
+    folder = models.export(MIXED, "compiled", aoti=True)
+    assert_scores(load_bundle(str(folder), compiled=True).score_table(models.table), models.wanted(MIXED))
+
+
+def test_probabilities_are_calibrated_on_held_out_rows(models: Trained, tmp_path: Path) -> None:
+    """From the checkpoint and its predictions to the bundle's scores, joint ones and fused included."""
+    logit_NT, table = models.logit_NT[SEPARATE], models.table
+    labels = np.stack([table[name].to_numpy(zero_copy_only=False).astype(np.float32) for name in TASKS])
+    spaces = np.stack([np.ones(ROWS, np.bool_)] + [(labels[0] > 0) & (np.arange(ROWS) < 90)] * 3)
+    found = Predictions(np.arange(ROWS), list(TASKS), logit_NT.T.astype(np.float32), labels, spaces, None)
+    export = plan_export(f"{models.root}/{SEPARATE}/checkpoints", str(tmp_path / "bundle"))
+    fewer = dataclasses.replace(export, calibration=Calibration("isotonic", found, "scores"))
+    with pytest.raises(InputError, match=r"task 'cart' has \d+ rows of its own space"):
+        write_bundle(fewer, lambda _: None)
+    assert list(tmp_path.iterdir()) == []
+    wide = dataclasses.replace(found, space_TN=np.ones_like(spaces))
+    told = fitted(dataclasses.replace(export, calibration=Calibration("isotonic", wide, "scores")))
+    assert (told["method"], told["rows"], list(told["maps"])) == ("isotonic", ROWS, list(TASKS))
 
 
 # ---- over HTTP
@@ -477,8 +506,8 @@ def test_the_service_scores_alike_and_loses_nothing_as_it_stops(models: Trained,
         status, got = posted(address, rows)
         assert status == 200, got
         assert_scores({k: np.array(v) for k, v in got["scores"].items()}, models.wanted(MIXED))
-        assert posted(address, [{"item_id": "x"}])[1]["field"] == "user_id"
-        many, asked = rows * 4, threading.Semaphore(0)
+        assert posted(address, [{"item_id": "x"}])[1]["field"] == "item_id"
+        many, asked = rows * 2, threading.Semaphore(0)
         with ThreadPoolExecutor(16) as pool:
             answers = [pool.submit(posted, address, many[n:], asked.release) for n in range(16)]
             for _ in answers:

@@ -321,3 +321,18 @@ def test_the_wandb_record_holds_every_task(finished: Finished) -> None:
         f"), {size['flops_per_row']:,} FLOPs a row forward; tables {size['table_parameters']:,} p" in finished.printed
     )
     assert config["git"] == git_revision()
+
+
+def test_wandb_changes_no_weight_whatever_becomes_of_it(finished: Finished) -> None:
+    """Offline in `finished`; here switched off, and online at a port where nobody listens."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        dead = {"WANDB_BASE_URL": f"http://127.0.0.1:{nobody.getsockname()[1]}", "WANDB_API_KEY": "k" * 40}
+        for mode, more in (("disabled", {}), ("online", dead)):
+            output = finished.output.with_name(f"out-{mode}")
+            words = command(finished.config, f"output={output}", f"tracking.mode={mode}", "tracking.telemetry.every=0")
+            env = environment() | more
+            done = warm.run(words, env=env, cwd=finished.config.parent, capture_output=True, text=True, timeout=SECONDS)
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert ("wandb cannot be reached" in done.stderr or "wandb failed" in done.stderr) == (mode == "online")
+            assert_bitwise(last(output), last(finished.output))

@@ -19,13 +19,15 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from jobs import evaluate as evaluate_job
 from jobs import predict as predict_job
-from pipeline.predict import inputs, output, run, schedule
+from pipeline.data.checks import Where
+from pipeline.predict import inputs, output, run, schedule, stream
 from pipeline.predict.output import QUARANTINE, SUMMARY
 from pipeline.predict.plan import Prediction, prediction_from_bytes
 from pipeline.predictions import read_predictions
 from pipeline.train.dist import Ranks, quiet_libraries
 from pipeline.train.scoring import ToScore
 from schemas.errors import InputError
+from schemas.fusion import FusionFactor
 from schemas.job import JobConfig
 from schemas.load import load_job
 from tests.distributed.command import run as run_command
@@ -267,7 +269,7 @@ def assert_same(a: Path, b: Path) -> None:
         assert one[name].equals(other[name]), name
 
 
-KILLS = [(1, 0, "before"), (0, 4, "before"), (1, 5, "after")]
+KILLS = [(0, 4, "before"), (1, 5, "after")]
 
 
 @pytest.mark.parametrize("dies", KILLS, ids=str)
@@ -287,13 +289,16 @@ def test_killed_and_gone_on_with_another_number_of_ranks(
     assert not list(tmp_path.rglob("*.draft"))
 
 
+SPOILT, DAMAGED = f"dt={DAYS[1]}/part-00001.parquet", f"dt={DAYS[2]}/part-00000.parquet"
+
+
 def spoilt(trained: Trained, folder: Path, change: Callable[[Path], None]) -> str:
     """A copy of the unlabelled log, one of its files changed; the override that names it."""
     for path in (trained.folder / "bare").rglob("*.parquet"):
         there = folder / path.relative_to(trained.folder / "bare")
         there.parent.mkdir(parents=True, exist_ok=True)
         there.write_bytes(path.read_bytes())
-    change(folder / f"dt={DAYS[1]}" / "part-00001.parquet")
+    change(folder / SPOILT)
     return f"predict.input={folder}"
 
 
@@ -303,34 +308,6 @@ def bad_values(path: Path) -> None:
         at = table.schema.get_field_index(name)
         table = table.set_column(at, name, put(table[name].combine_chunks(), row, value))
     write_parquet(path, table, GROUP)
-
-
-def test_a_bad_row_keeps_its_place_without_numbers(trained: Trained, whole: Path, tmp_path: Path) -> None:
-    given = spoilt(trained, tmp_path / "in", bad_values)
-    with pytest.raises(InputError, match=r"part-00001\.parquet, row group 0: column 'session' holds nulls"):
-        predicted(planned(trained, tmp_path / "refused", given), 1)
-    quarantine = ("data.bad.values=quarantine", "data.bad.rows_per_day=4")
-    with pytest.raises(InputError, match=r"day 2026-01-02: 4 bad rows, the budget is 3\. .*row 5: column 'session'"):
-        predicted(planned(trained, tmp_path / "over", given, quarantine[0], "data.bad.rows_per_day=3"), 2)
-    assert predicted(planned(trained, tmp_path / "out", given, *quarantine), 2) == 3 * ROWS
-    one, other = tables(whole), tables(tmp_path / "out")
-    name = f"dt={DAYS[1]}/part-00001.parquet"
-    bad = [5, 33, 600, 601]
-    kept = [row for row in range(ROWS // 2) if row not in bad]
-    assert other[name].take(kept).equals(one[name].take(kept))
-    assert other[name].num_rows == ROWS // 2
-    for row in other[name].take(bad).to_pylist():
-        assert all((value is None) == (column not in [*KEEP, "row"]) for column, value in row.items())
-    for each in set(one) - {name}:
-        assert one[each].equals(other[each])
-    told = json.loads((tmp_path / "out" / SUMMARY).read_text())
-    assert (told["rows"], told["scored"], told["bad"]) == (3 * ROWS, 3 * ROWS - 4, 4)
-    pieces = [json.loads(line) for line in (tmp_path / "out" / QUARANTINE).read_text().splitlines()]
-    assert [(p["file"], p["group"], p["first"], p["rows"], p["column"]) for p in pieces] == [
-        (name, 0, 5, 1, "session"),
-        (name, 0, 33, 1, "price"),
-        (name, 0, 600, 2, "age"),
-    ]
 
 
 def flipped(path: Path) -> None:
@@ -348,20 +325,38 @@ def _leaves(metadata: Any) -> list[Any]:
     return [metadata.row_group(0).column(i) for i in range(metadata.num_columns)]
 
 
-def test_rows_that_cannot_be_decoded_keep_their_places(trained: Trained, whole: Path, tmp_path: Path) -> None:
-    given = spoilt(trained, tmp_path / "in", flipped)
-    with pytest.raises(InputError, match=r"part-00001\.parquet, row group 1: cannot be decoded"):
+def test_what_is_bad_keeps_its_place_without_numbers(trained: Trained, whole: Path, tmp_path: Path) -> None:
+    given = spoilt(trained, tmp_path / "in", bad_values)
+    with pytest.raises(InputError, match=r"part-00001\.parquet, row group 0: column 'session' holds nulls"):
         predicted(planned(trained, tmp_path / "refused", given), 1)
-    lenient = ("data.bad.corrupt=quarantine", "data.bad.row_groups_per_day=1")
-    predicted(planned(trained, tmp_path / "out", given, *lenient), 2)
+    values = ("data.bad.values=quarantine", "data.bad.rows_per_day=4")
+    with pytest.raises(InputError, match=r"day 2026-01-02: 4 bad rows, the budget is 3\. .*row 5: column 'session'"):
+        predicted(planned(trained, tmp_path / "over", given, values[0], "data.bad.rows_per_day=3"), 1)
+    flipped(tmp_path / "in" / DAMAGED)
+    lenient = (*values, "data.bad.corrupt=quarantine", "data.bad.row_groups_per_day=1")
+    assert predicted(planned(trained, tmp_path / "out", given, *lenient), 2) == 3 * ROWS
     one, other = tables(whole), tables(tmp_path / "out")
-    name = f"dt={DAYS[1]}/part-00001.parquet"
-    assert other[name].slice(0, GROUP).equals(one[name].slice(0, GROUP))
-    lost = other[name].slice(GROUP)
+    bad = [5, 33, 600, 601]
+    kept = [row for row in range(ROWS // 2) if row not in bad]
+    assert other[SPOILT].num_rows == ROWS // 2
+    assert other[SPOILT].take(kept).equals(one[SPOILT].take(kept))
+    for row in other[SPOILT].take(bad).to_pylist():
+        assert all((value is None) == (column not in [*KEEP, "row"]) for column, value in row.items())
+    assert other[DAMAGED].slice(0, GROUP).equals(one[DAMAGED].slice(0, GROUP))
+    lost = other[DAMAGED].slice(GROUP)
     assert lost["row"].to_pylist() == list(range(GROUP, ROWS // 2))
     assert all(lost[column].null_count == lost.num_rows for column in lost.column_names if column != "row")
+    for each in set(one) - {SPOILT, DAMAGED}:
+        assert one[each].equals(other[each])
     told = json.loads((tmp_path / "out" / SUMMARY).read_text())
-    assert told["bad"] == ROWS // 2 - GROUP
+    assert told["rows"] - told["scored"] == told["bad"] == 4 + ROWS // 2 - GROUP
+    pieces = [json.loads(line) for line in (tmp_path / "out" / QUARANTINE).read_text().splitlines()]
+    assert [(p["file"], p["group"], p["first"], p["rows"], p["column"]) for p in pieces] == [
+        (SPOILT, 0, 5, 1, "session"),
+        (SPOILT, 0, 33, 1, "price"),
+        (SPOILT, 0, 600, 2, "age"),
+        (DAMAGED, 1, 0, ROWS // 2 - GROUP, ""),
+    ]
 
 
 def test_a_file_that_is_none_is_refused_or_left_out(trained: Trained, tmp_path: Path) -> None:
@@ -453,8 +448,9 @@ def test_missing_numbers_of_the_factor_are_what_it_says(trained: Trained, tmp_pa
     assert found[f"dt={DAYS[2]}/b.parquet"].num_rows == 0
     one = found[f"dt={DAYS[2]}/a.parquet"].to_pandas()
     np.testing.assert_allclose(one["score"] / one["p.click"], [2.0] * 2 + [7.0] * 38)
+    nulls = stream._factor_column(FusionFactor(column="margin", map="identity"), pq.read_table(folder / "a.parquet"))[1]
     with pytest.raises(InputError, match=r"column 'margin' holds nulls; .*fusion\.factor\.missing"):
-        predicted(planned(trained, tmp_path / "no", given[0], fusion.replace(", missing: 2", "")), 1)
+        nulls[0].refuse(Where("a.parquet", 0, 0))
 
 
 def in_memory(rank: int, job: Any, files: dict[str, bytes]) -> dict[str, pa.Table]:

@@ -1,6 +1,6 @@
 """A stand-in for `./launch.sh daily`: its command line and exit codes, its order of days, and no training.
 
-    python standin.py daily CONFIG.yaml --date DAY          or --from DAY --to DAY
+    python standin.py daily CONFIG.yaml --date DAY [--catch-up]         or --from DAY --to DAY
 
 OUTPUT/plan.json may say what each try at a day comes to: {"2026-01-09": [75, 3]} is stopped once and then refused; the
 word "hang" waits for SIGTERM. What is not planned is promoted. OUTPUT/starts.log has a line a start.
@@ -21,7 +21,7 @@ SECONDS = 60
 
 
 def main() -> int:
-    """Exit code of the first day that is not done, or of the last one."""
+    """Exit code of the first day that came to no end, or the worst of all."""
     if sys.argv[1] != "daily":
         print("launch.sh " + " ".join(sys.argv[1:]), flush=True)  # the other jobs: what they were told
         return 0
@@ -31,17 +31,29 @@ def main() -> int:
     add("--date", type=date.fromisoformat)
     add("--from", type=date.fromisoformat, dest="first")
     add("--to", type=date.fromisoformat, dest="last")
+    add("--catch-up", action="store_true")
     told = parser.parse_args()
     output = Path(re.search(r"^output: *(\S+)", told.config.read_text(), re.MULTILINE)[1])  # type: ignore[index]
     (output / "days").mkdir(parents=True, exist_ok=True)
     day, last = (told.date, told.date) if told.date else (told.first, told.last)
-    code = DONE
+    if told.catch_up:
+        day = first_open(output, day)
+    worst = DONE
     while day <= last:
         code = train(output, day)
         if code not in (DONE, REFUSED):
             return code
+        worst = max(worst, code)
         day += timedelta(days=1)
-    return code
+    return worst
+
+
+def first_open(output: Path, day: date) -> date:
+    """The first day since the last that was promoted, and before this one, without a verdict; else the day itself."""
+    verdicts = {file.parent.name: json.loads(file.read_text()) for file in output.glob("days/*/verdict.json")}
+    promoted = [date.fromisoformat(name) for name, said in verdicts.items() if said["blessed"]]
+    between = range(1, (day - max(promoted)).days) if promoted else ()
+    return next((d for n in between if str(d := max(promoted) + timedelta(days=n)) not in verdicts), day)
 
 
 def train(output: Path, day: date) -> int:

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from jobs.daily import arguments_of
 from tests.schedules import commands
 from tests.schedules.commands import EACH
-from tests.schedules.home import Home, after, days
+from tests.schedules.home import CONFIG, Home, after, days
 
 each = pytest.mark.parametrize("schedule", EACH)
 
@@ -55,6 +56,55 @@ def test_the_exit_code_comes_through(tmp_path: Path, schedule: str, code: int) -
         assert done.stdout == f"2026-01-08: exit code {code}, see {home.path}/daily.log\n"
 
 
+@each
+def test_days_missed_while_the_machine_was_off_are_trained_first_and_in_order(tmp_path: Path, schedule: str) -> None:
+    home = Home(tmp_path)
+    first, second, third, fourth = days(4)
+    codes = [EACH[schedule](home, after(day)).returncode for day in (first, fourth, fourth)]
+    assert codes == [0, 0, 0]
+    assert home.starts() == [(day, 0, "promoted") for day in (first, second, third, fourth)] + [
+        (fourth, 0, "done before")
+    ]
+
+
+@each
+def test_a_missed_day_that_is_refused_shows_and_holds_no_day_behind_it(tmp_path: Path, schedule: str) -> None:
+    home = Home(tmp_path)
+    home.plan(d09=[3])
+    first, second, third = days(3)
+    done = [EACH[schedule](home, after(day)) for day in (first, third, third)]
+    assert home.verdicts() == {first: True, second: False, third: True}
+    if schedule == "cron":
+        mail = f"{third}: exit code 3, see {home.path}/daily.log\n"
+        assert [each.stdout for each in done] == ["", mail, ""]
+    else:
+        assert [each.returncode for each in done] == [0, 3, 0]
+
+
+@each
+def test_a_day_that_came_to_no_end_is_tried_again_by_the_next_one(tmp_path: Path, schedule: str) -> None:
+    home = Home(tmp_path)
+    home.plan(d09=[5, 4])
+    for day in days(4):
+        EACH[schedule](home, after(day))
+    second = days(4)[1]
+    assert [(day, code) for day, code, _ in home.starts()] == [
+        (days(4)[0], 0),
+        (second, 5),
+        (second, 4),
+        *((day, 0) for day in days(4)[1:]),
+    ]
+
+
+@each
+def test_the_daily_job_knows_the_words_that_a_schedule_says(tmp_path: Path, schedule: str) -> None:
+    home = Home(tmp_path, '#!/bin/sh\nprintf "%s\\n" "$@" >"$HOME/words"\n')
+    assert EACH[schedule](home, after(days(1)[0])).returncode == 0
+    job, *words = (tmp_path / "words").read_text().splitlines()
+    flags, told = arguments_of(words)
+    assert (job, flags, told.config, str(told.date), told.catch_up) == ("daily", [], CONFIG, days(1)[0], True)
+
+
 def test_cron_mails_nothing_of_a_good_day_and_keeps_what_it_said(tmp_path: Path) -> None:
     home = Home(tmp_path)
     home.plan(d09=[3])
@@ -90,7 +140,7 @@ def test_slurm_puts_back_into_the_queue_what_the_same_command_mends(tmp_path: Pa
     home.plan(d08=[code])
     commands.slurm(home, after(days(1)[0]))
     calls = (tmp_path / "calls").read_text().splitlines()
-    assert calls[0] == "srun --ntasks=1 ./launch.sh daily ranker.yaml --date 2026-01-08"
+    assert calls[0] == "srun --ntasks=1 ./launch.sh daily ranker.yaml --date 2026-01-08 --catch-up"
     assert calls[1:] == (["scontrol requeue 7"] if again else [])
 
 

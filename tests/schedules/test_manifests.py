@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.distributed.run import get_args_parser
 
+from jobs.daily import arguments_of
+from pipeline.daily.nodes import Nodes
 from tests.schedules.commands import SCHEDULES, engine_said, expanded, manifest
 from tests.schedules.environments import python_of
-from tests.schedules.home import Home
+from tests.schedules.home import Home, after
 
 NAMES = ["cronjob", "trainjob", "pytorchjob"]
 WRONG_TYPES = {
@@ -60,28 +63,49 @@ def test_pods_that_end_with_an_answer_are_not_tried_again() -> None:
     assert pod["terminationGracePeriodSeconds"] > 600, "longer than train.stop_seconds"
 
 
-def command(container: dict[str, Any], home: Home, env: dict[str, str]) -> str:
-    """What launch.sh was told."""
-    env = home.environment() | env | {each["name"]: each["value"] for each in container["env"]}
+WORDS = '#!/bin/sh\nprintf "%s\\n" "$@" >"$HOME/words"\n'
+
+
+def told_launch(container: dict[str, Any], folder: Path, env: dict[str, str]) -> list[str]:
+    """What launch.sh is told on the morning after 2026-01-08."""
+    folder.mkdir()
+    home = Home(folder, WORDS)
+    env = home.environment(after("2026-01-08")) | env | {each["name"]: each["value"] for each in container["env"]}
     words = [word.replace("/srv/fulcrum", f"'{home.path}'") for word in container["command"] + container["args"]]
     done = subprocess.run(expanded(words, env), env=env, cwd=home.path, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    return (folder / "words").read_text().splitlines()
 
 
-def test_every_node_of_a_train_job_is_told_where_the_ranks_meet(tmp_path: Path) -> None:
+def check_node(words: list[str], rank: int, endpoint: str) -> None:
+    """One of two nodes, as the daily job and torchrun read it."""
+    assert words[0] == "daily"
+    flags, told = arguments_of(words[1:])
+    assert Nodes.of_flags(flags) == Nodes(2, rank)
+    assert (told.config, str(told.date), told.catch_up) == ("/etc/fulcrum/ranker.yaml", "2026-01-08", True)
+    torchrun = get_args_parser().parse_args([*flags, "job.yaml"])
+    assert (torchrun.nnodes, torchrun.nproc_per_node, torchrun.rdzv_backend) == ("2", "8", "c10d")
+    assert torchrun.rdzv_endpoint == endpoint
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_every_node_of_a_train_job_takes_its_part_in_the_day(tmp_path: Path, rank: int) -> None:
     pet = {"PET_NNODES": "2", "PET_NPROC_PER_NODE": "8", "PET_MASTER_ADDR": "node-0", "PET_MASTER_PORT": "29400"}
-    told = command(manifest("trainjob")["spec"]["trainer"], Home(tmp_path), pet)
-    flags = "--nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint node-0:29400"
-    assert told == f"launch.sh train {flags} /etc/fulcrum/ranker.yaml"
+    pet["PET_NODE_RANK"] = str(rank)
+    trainer = manifest("trainjob")["spec"]["trainer"]
+    assert trainer["numNodes"] == 2
+    check_node(told_launch(trainer, tmp_path / "node", pet), rank, "node-0:29400")
 
 
-def test_both_roles_of_a_pytorch_job_run_one_command_and_count_its_nodes(tmp_path: Path) -> None:
+def test_both_roles_of_a_pytorch_job_take_their_part_in_the_day(tmp_path: Path) -> None:
     replicas = manifest("pytorchjob")["spec"]["pytorchReplicaSpecs"]
-    assert sum(replica["replicas"] for replica in replicas.values()) == 2
-    for number, replica in enumerate(replicas.values()):
-        [container] = replica["template"]["spec"]["containers"]
-        (folder := tmp_path / str(number)).mkdir()
-        told = command(container, Home(folder), {"MASTER_ADDR": "node-0", "MASTER_PORT": "23456"})
-        flags = "--nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint node-0:23456"
-        assert told == f"launch.sh train {flags} /etc/fulcrum/ranker.yaml"
+    assert {role: replica["replicas"] for role, replica in replicas.items()} == {"Master": 1, "Worker": 1}
+    for rank, role in enumerate(("Master", "Worker")):  # as the operator counts
+        [container] = replicas[role]["template"]["spec"]["containers"]
+        env = {"MASTER_ADDR": "node-0", "MASTER_PORT": "23456", "RANK": str(rank), "WORLD_SIZE": "2"}
+        check_node(told_launch(container, tmp_path / role, env), rank, "node-0:23456")
+
+
+def test_a_day_on_several_nodes_is_over_before_the_next_start() -> None:
+    jobs = manifest("trainjob")["spec"], manifest("pytorchjob")["spec"]["runPolicy"]
+    assert [job["activeDeadlineSeconds"] < 21 * 3600 for job in jobs] == [True, True]

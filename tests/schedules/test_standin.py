@@ -30,6 +30,21 @@ def test_a_planned_day_fails_and_the_same_command_goes_on(tmp_path: Path) -> Non
     assert home.verdicts() == {days(1)[0]: False}
 
 
+def test_it_catches_up_from_the_first_open_day_since_the_champions(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    home.plan(d09=[3], d10=[4])
+    first, second, third, fourth = days(4)
+    assert launch(home, "--date", first, "--catch-up") == (0, f"{first}  promoted, exit code 0\n")
+    assert launch(home, "--date", second)[0] == 3
+    assert launch(home, "--date", fourth, "--catch-up")[0] == 4
+    assert launch(home, "--date", fourth, "--catch-up")[0] == 0
+    assert launch(home, "--date", fourth, "--catch-up") == (0, f"{fourth}  done before, exit code 0\n")
+    assert [(day, code) for day, code, _ in home.starts()] == [
+        *zip([first, second, third, third, fourth, fourth], [0, 3, 4, 0, 0, 0], strict=True)
+    ]
+    assert launch(home, "--from", first, "--to", fourth)[0] == 3, "the worst of all"
+
+
 def test_a_second_start_meets_the_lease(tmp_path: Path) -> None:
     home = Home(tmp_path)
     (home.output / "lease").mkdir()

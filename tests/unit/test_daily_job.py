@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.daily import arguments_of, main
+from jobs.daily import Run, arguments_of, main
 from pipeline.daily import data_steps
 from pipeline.daily.documents import settled
 from pipeline.daily.lease import Lease
@@ -53,6 +53,26 @@ def work_of(day: str, span: Span | None = None, wait: str = "{}") -> Work:
 def test_what_is_meant_for_one_day_is_refused_for_several(flag: list[str]) -> None:
     with pytest.raises(InputError, match=f"{flag[0]}: one day at a time"):
         arguments_of(["job.yaml", "--date", DAYS[1], "--catch-up", *flag])
+
+
+@pytest.mark.parametrize(
+    ("policy", "code", "begun"), [("skip", 4, 3), ("skip", 5, 3), ("skip", 1, 1), ("refuse", 4, 1), ("refuse", 5, 1)]
+)
+def test_an_open_day_holds_those_behind_it_unless_open_days_are_skipped(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, policy: str, code: int, begun: int
+) -> None:
+    job = settled(load_job("job.yaml", [f"daily.missing_days={policy}"]))
+    _, arguments = arguments_of(["job.yaml", "--date", DAYS[2], "--catch-up"])
+    codes, ran = {DAYS[0]: code, DAYS[1]: 0, DAYS[2]: 0}, []
+
+    def day(run: Run, date: datetime.date) -> int:
+        ran.append(str(date))
+        return codes[str(date)]
+
+    monkeypatch.setattr(Run, "day", day)
+    run = Run(job, Registry("root"), Runner([]), Lease("root", 60, DAYS[2]), arguments, None)
+    assert run.days([datetime.date.fromisoformat(day) for day in DAYS[:3]]) == (0 if begun == 3 else code)
+    assert ran == DAYS[:begun]
 
 
 def test_a_reason_may_hold_an_equals_sign() -> None:

@@ -48,7 +48,7 @@ def test_each_day_has_its_outcome_its_reason_and_what_to_do(told: Told) -> None:
         "failed its checks",
     ]
     assert days[1]["why"] == "the first champion."
-    assert days[2]["why"] == "worse than champion 2026-01-01 in no task."
+    assert days[2]["why"] == "no task lost beyond tolerance and noise against champion 2026-01-01."
     assert days[3]["why"].startswith("order (own space, all held-out rows): AUC 0.6100 -> 0.5900")
     assert days[3]["what to do"] == "Nothing: champion 2026-01-04 was trained on its rows too."
     assert days[5]["why"] == "half of the log was lost."

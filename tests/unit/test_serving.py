@@ -3,6 +3,7 @@ nothing."""
 
 import asyncio
 import json
+import socket
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -17,6 +18,7 @@ from pipeline.serving.app import service
 from pipeline.serving.batcher import Batcher, QueueFullError, StoppingError
 from pipeline.serving.limits import Limits
 from pipeline.serving.metrics import Histogram, Metrics
+from pipeline.serving.server import listening
 from schemas.errors import InputError
 
 FIELDS = [
@@ -264,3 +266,11 @@ def test_infinity_is_told_as_the_largest_number() -> None:
         assert answer.json()["scores"]["score"] == [1.7976931348623157e308, 1.0]
 
     with_client(Infinite(), Limits(), act)
+
+
+def test_an_answer_does_not_wait_for_an_acknowledgement() -> None:
+    """asyncio sets TCP_NODELAY on the connections of a socket that names its protocol, and of no other."""
+    with listening("127.0.0.1", 0) as on:
+        assert on.proto == socket.IPPROTO_TCP
+        with pytest.raises(InputError, match=r"cannot be listened on \(Address already in use\)"):
+            listening("127.0.0.1", on.getsockname()[1])
