@@ -16,12 +16,12 @@ DAYS = days(2)
 
 def by_airflow(home: Home) -> list[str]:
     """What the runs of the days came to."""
-    return [run["state"] for run in test_airflow.airflow(home, *DAYS)["runs"]]
+    return [run["state"] for run in test_airflow.airflow(home, *DAYS, **home.warm())["runs"]]
 
 
 def by_dagster(home: Home) -> list[str]:
     """What the runs of the days came to."""
-    return [run["state"] for run in test_dagster.dagster(home, "days", *DAYS)["runs"]]
+    return [run["state"] for run in test_dagster.dagster(home, "days", *DAYS, **home.warm())["runs"]]
 
 
 @pytest.mark.parametrize("engine", [by_airflow, pytest.param(by_dagster, marks=pytest.mark.long)])
