@@ -59,10 +59,10 @@ setup_all() {
   fi
   setup base "$root/requirements/$kind.lock"
   local extra
-  for extra in s3 dashboard; do
+  for extra in s3 dashboard serve; do
     case " ${FULCRUM_EXTRAS:-} " in *" $extra "*) setup "$extra" "$root/requirements/$extra.lock" ;; esac
   done
-  [ "${1:-}" != dev ] || setup dev "$root"/requirements/{dev,s3,dashboard}.lock
+  [ "${1:-}" != dev ] || setup dev "$root"/requirements/{dev,s3,dashboard,serve}.lock
   exec 9>&- || true
 }
 
@@ -92,7 +92,7 @@ case $job in
     "$python" -m ruff check . && "$python" -m ruff format --check . && "$python" -m mypy && "$venv/bin/lint-imports" ;;
   help|-h|--help)
     setup_all; exec "$python" -m jobs ;;
-  train|score)
+  train|score|evaluate|predict|fuse)
     setup_all; ranked jobs.launch "$job" --nproc-per-node "$ranks" "$@" ;;
   daily)
     setup_all; ranked jobs.daily --nproc-per-node "$ranks" "$@" ;;

@@ -11,8 +11,8 @@ HELP = """Fulcrum: distributed training of multi-task ranking models.
   ./launch.sh check                    lint, types, import contracts
 
 Jobs:"""
-PARTS = {"launch", "agent", "ports", "interrupts", "failure"}
-"""What the jobs are made of: `train` and `score` are started through `launch`."""
+PARTS = {"launch", "agent", "ports", "interrupts", "failure", "checkpoints"}
+"""What the jobs are made of: those that run on ranks are started through `launch`."""
 
 
 def main() -> None:

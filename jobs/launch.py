@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from jobs import score, train
+from jobs import evaluate, fuse, predict, score, train
 from jobs.failure import TRACE, callstack, is_input_error, recorded_message, reported
 from jobs.interrupts import Interrupted, Interrupts
 from jobs.train import hand_over
@@ -43,11 +43,14 @@ class Ranked:
 RANKED = {
     "train": Ranked("jobs.train", train.parser, train.prepare),
     "score": Ranked("jobs.score", score.parser, score.prepare),
+    "evaluate": Ranked("jobs.evaluate", evaluate.parser, evaluate.prepare),
+    "fuse": Ranked("jobs.fuse", fuse.parser, fuse.prepare),
+    "predict": Ranked("jobs.predict", predict.parser, predict.prepare),
 }
 
 
 def main(argv: list[str] | None = None) -> None:
-    """`[train | score] [TORCHRUN FLAGS] CONFIG [key=value ...]`; train where neither is said."""
+    """`[JOB] [TORCHRUN FLAGS] CONFIG [key=value ...]`, a job of RANKED; train where none is said."""
     words = sys.argv[1:] if argv is None else argv
     name, words = (words[0], words[1:]) if words and words[0] in RANKED else ("train", words)
     interrupts = Interrupts()

@@ -8,7 +8,7 @@ VOCABULARIES = "vocabularies"
 """Beside the settings of a saved configuration: what each vocabulary holds, as ENTRIES:SHA256 by feature.
 
 Commits of older versions have the SHA-256 alone."""
-MAY_CHANGE = ("output", "tracking", "name", "score", "daily")
+MAY_CHANGE = ("output", "tracking", "name", "score", "fusion", "predict", "evaluate", "fuse", "daily")
 """Settings a resumed job may change: they do not touch the numbers."""
 MAY_CHANGE_IN_TRAIN = (
     "log_every",

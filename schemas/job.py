@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from schemas.balance import BalanceConfig, FixedBalance
 from schemas.daily import DailyConfig, check_gate
 from schemas.errors import InputError
+from schemas.evaluate import EvaluateConfig
 from schemas.events import PARTITION_KEY, DataConfig
 from schemas.features import (
     BucketFeature,
@@ -20,7 +21,10 @@ from schemas.features import (
     TargetEncodingFeature,
     ValuedFeature,
 )
+from schemas.fuse import FuseConfig
+from schemas.fusion import FusionConfig, task_outputs
 from schemas.model import ModelConfig, SingleTaskConfig
+from schemas.predict import PredictConfig
 from schemas.score import ScoreConfig
 from schemas.strict import Strict, nearest
 from schemas.tasks import Space, TaskSpec, parents
@@ -152,6 +156,14 @@ class JobConfig(Strict):
     """Begin from another run's checkpoint; none = from the seed."""
     score: ScoreConfig | None = None
     """Models that `./launch.sh score` scores; training does not read it."""
+    fusion: FusionConfig | None = None
+    """One score of a row from the probabilities of its tasks; training does not read it."""
+    predict: PredictConfig | None = None
+    """Files that `./launch.sh predict` scores; training does not read it."""
+    evaluate: EvaluateConfig | None = None
+    """What `./launch.sh evaluate` measures; training does not read it."""
+    fuse: FuseConfig | None = None
+    """What `./launch.sh fuse` tunes the fused score for; training does not read it."""
     daily: DailyConfig | None = None
     """Daily retraining by `./launch.sh daily`; training does not read it."""
 
@@ -213,6 +225,11 @@ class JobConfig(Strict):
         return [None if end else parent for end, parent in zip(ends, self.parents, strict=True)]
 
     @property
+    def outputs(self) -> list[dict[str, Any]]:
+        """What a score needs to know of each task, in plain data (schemas/fusion.py)."""
+        return task_outputs(self.tasks, self.links)
+
+    @property
     def weighted_ids(self) -> bool:
         """Whether every id carries a weight.
 
@@ -246,6 +263,8 @@ class JobConfig(Strict):
         self._check_tables()
         if self.daily is not None:
             check_gate(self.daily.gate, self.tasks)
+        if self.fusion is not None:
+            self.fusion.check(self.tasks)
         self.model.arguments([task.name for task in self.tasks])  # what it tells by task fits the tasks
         if not self.embedded:
             raise InputError("features: at least one must have a table; a job of floats alone has nothing to shard")

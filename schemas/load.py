@@ -1,5 +1,6 @@
 """Reads a job's YAML, applies the command line's dotted overrides and turns every complaint into one message."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,13 @@ def load_tree(path: str, overrides: list[str] | None = None) -> dict[str, Any]:
         raise InputError(f"{path}: not valid YAML: {_problem(error)}") from None
     if not isinstance(raw, dict):
         raise InputError(f"{path}: holds {type(raw).__name__}, not a mapping of settings")
+    return with_overrides(raw, overrides or [])
+
+
+def with_overrides(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of an unchecked tree with the overrides in it. Raises InputError."""
     raw = _unshared(raw)
-    for override in overrides or []:
+    for override in overrides:
         _apply(raw, override)
     return raw
 
@@ -100,11 +106,21 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise InputError(f"'{override}' is no override; write key=value, such as train.batch_size=4096")
+    if value.startswith("@"):
+        set_key(raw, key, _of_file(key, value[1:]))
+        return
     try:
         parsed = yaml.safe_load(value)
     except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"'{override}': the value is not valid YAML: {_problem(error)}") from None
     set_key(raw, key, parsed)
+
+
+def _of_file(key: str, path: str) -> Any:
+    """What a YAML file holds for the key: under the key's last part where it has one alone, or all of it."""
+    tree = load_tree(path)
+    last = key.rpartition(".")[2]
+    return tree[last] if list(tree) == [last] else tree
 
 
 def set_key(raw: dict[str, Any], key: str, value: Any) -> None:

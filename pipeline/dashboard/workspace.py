@@ -28,17 +28,13 @@ def view_id(job: JobConfig) -> str:
 def build(job: JobConfig, entity: str, project: str) -> Any:
     """The job's workspace, unsaved. Raises InputError where the library is not installed."""
     ws, wr = _libraries()
-    from wandb_workspaces import expr
-
     out = ws.Workspace(
         entity=entity,
         project=project,
         name=title(job),
         sections=[_section(ws, wr, section) for section in sections(job)],
         settings=ws.WorkspaceSettings(x_axis=SAMPLES, max_runs=20),
-        runset_settings=ws.RunsetSettings(
-            filters=[expr.Metric("Group") == (job.tracking.group or job.name)], pinned_columns=columns(job)
-        ),
+        runset_settings=ws.RunsetSettings(query=runs_query(job), regex_query=True, pinned_columns=columns(job)),
     )
     out._internal_name = f"nw-{view_id(job)}-v"  # save() would draw one, and every call make another view
     return out
@@ -47,6 +43,15 @@ def build(job: JobConfig, entity: str, project: str) -> Any:
 def title(job: JobConfig) -> str:
     """What the view is called."""
     return f"Fulcrum: {job.name}"
+
+
+def runs_query(job: JobConfig) -> str:
+    """The regular expression that the names of the job's runs match: its own, and those of its days.
+
+    By name and not by group: each day's runs have a group of their own.
+    """
+    types = "train|eval|gate|backfill"
+    return f"^{job.name.replace('.', '[.]')}([.][0-9].*)?-({types})$"
 
 
 def columns(job: JobConfig) -> list[str]:
@@ -63,7 +68,7 @@ def save(job: JobConfig, entity: str, project: str) -> tuple[str, bool]:
     """Creates the job's view, or updates it; its page, and whether it is new.
 
     Of a view that is there already, sections of the same titles are replaced, those that people added stay below, and
-    so do its filters and settings. Raises InputError where the server does not do it.
+    so do its choice of runs and its settings. Raises InputError where the server does not do it.
     """
     ws, _ = _libraries()
     made = build(job, entity, project)

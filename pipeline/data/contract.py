@@ -1,7 +1,7 @@
 """The columns a job reads, checked against a file's Arrow schema before a row is decoded. No torch."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pyarrow as pa
 import pyarrow.types as pt
@@ -51,9 +51,28 @@ def _key_or_list(kind: pa.DataType) -> bool:
     return _key(kind) or _list_of(_key)(kind)
 
 
-def needs(job: JobConfig) -> list[tuple[str, str, Callable[[pa.DataType], bool], str]]:
-    """(column, who reads it, test of its Arrow type, that type in words) for everything the job reads."""
-    out: list[tuple[str, str, Callable[[pa.DataType], bool], str]] = []
+Need = tuple[str, str, Callable[[pa.DataType], bool], str]
+"""(column, who reads it, test of its Arrow type, that type in words)"""
+
+
+def needs(job: JobConfig) -> list[Need]:
+    """Everything the job reads."""
+    out = input_needs(job)
+    for task in job.tasks:
+        fits, words = (_label, ZERO_ONE) if task.kind == "binary" else (_number, "a number")
+        out.append((task.source, f"the label of task '{task.name}'", fits, words))
+        if task.indicator:
+            out.append((task.indicator, f"the indicator of task '{task.name}'", _label, ZERO_ONE))
+        if task.sample_weight:
+            out.append((task.sample_weight, f"the sample weight of task '{task.name}'", _number, "a number"))
+    if job.data.holdout:
+        out.append((job.data.holdout.column, "by which rows are held out", _key, KEY))
+    return out
+
+
+def input_needs(job: JobConfig) -> list[Need]:
+    """What the job's features read."""
+    out: list[Need] = []
     for feature in job.features:
         who = f"feature '{feature.name}'"
         if isinstance(feature, IdFeature):
@@ -73,16 +92,17 @@ def needs(job: JobConfig) -> list[tuple[str, str, Callable[[pa.DataType], bool],
             out.append((feature.source, who, _text, "a string"))
         else:
             out.append((feature.source, who, _number, "a number"))
-    for task in job.tasks:
-        fits, words = (_label, ZERO_ONE) if task.kind == "binary" else (_number, "a number")
-        out.append((task.source, f"the label of task '{task.name}'", fits, words))
-        if task.indicator:
-            out.append((task.indicator, f"the indicator of task '{task.name}'", _label, ZERO_ONE))
-        if task.sample_weight:
-            out.append((task.sample_weight, f"the sample weight of task '{task.name}'", _number, "a number"))
-    if job.data.holdout:
-        out.append((job.data.holdout.column, "by which rows are held out", _key, KEY))
     return out
+
+
+def number_need(column: str, who: str) -> Need:
+    """That of a column of numbers."""
+    return column, who, _number, "a number"
+
+
+def any_need(column: str, who: str) -> Need:
+    """That of a column of any type."""
+    return column, who, lambda kind: True, "any type"
 
 
 def check_schema(job: JobConfig, schema: pa.Schema, path: str) -> None:
@@ -91,7 +111,12 @@ def check_schema(job: JobConfig, schema: pa.Schema, path: str) -> None:
         if column not in schema.names:
             text = f"the reserved column '{column}' is missing; every event log has it"
             raise SchemaError(path, column, "is missing", text)
-    for column, who, fits, words in needs(job):
+    check_columns(needs(job), schema, path)
+
+
+def check_columns(wanted: Sequence[Need], schema: pa.Schema, path: str) -> None:
+    """Raises SchemaError for a wanted column that is missing, stands there twice, or is of another type."""
+    for column, who, fits, words in wanted:
         if schema.names.count(column) > 1:
             text = f"column '{column}', {who}, stands there twice; write it once"
             raise SchemaError(path, column, "stands there twice", text)

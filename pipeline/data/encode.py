@@ -63,8 +63,10 @@ class Encoder:
         flags: Flags | None = None,
         history: History | None = None,
         holdout: Holdout | None = None,
+        labels: bool = True,
     ) -> None:
-        self.job = job
+        """Without `labels` those of the tasks are not read, and stand at 0: for rows that are to be scored."""
+        self.job, self._supervised = job, labels
         self.layout = Layout(job)
         self._lookups = lookups(job)
         self._flags, self._holdout = flags, holdout
@@ -124,9 +126,13 @@ class Encoder:
                 rows.lists[feature.name], some = self._list(feature, batch, where)
             if some:
                 unknown.add(feature.name)
-        self._labels(batch, where, rows)
-        if self.layout.values:
-            self._values(batch, where, rows)
+        if self._supervised:
+            self._labels(batch, where, rows)
+            if self.layout.values:
+                self._values(batch, where, rows)
+        else:
+            for x_XN in (rows.label_TN, rows.indicator_JN, rows.value_VN):
+                x_XN[:] = 0
         return dataclasses.replace(rows, unknown=frozenset(unknown))
 
     def _found(self, finding: Finding | None, where: Where) -> None:

@@ -69,9 +69,14 @@ def attach(job: JobConfig, manifests: Sequence[tuple[Manifest, DayRange]], tell:
 
 def scoring_day(job: JobConfig, day: datetime.date, tell: Callable[[str], None] = _say) -> History:
     """The features of a day's rows as training on that day would see them; the day itself is not looked at."""
+    return history_of(job, index_before(job, day, tell))
+
+
+def index_before(job: JobConfig, day: datetime.date, tell: Callable[[str], None] = _say) -> Index:
+    """The statistics of all days of the history before `day`, counted where they are not yet."""
     index = _Days(job, [], tell).index(day)
     _check_memory(job, index)
-    return history_of(job, index)
+    return index
 
 
 def history_of(job: JobConfig, index: Index | None) -> History:

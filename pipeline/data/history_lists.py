@@ -74,6 +74,11 @@ class RunningLists:
         self._first_K = self._end_K - length_K
         self._steps = int(length_K.max()).bit_length()
 
+    @property
+    def keys(self) -> Int64:
+        """All keys of all days, each once."""
+        return self._hash.keys
+
     def before(self, key_N: Int64, day: int, window: int | None) -> tuple[Int64, Int64]:
         """Offsets [N + 1] and values of the last values before `day`, an ordinal, the oldest first."""
         place_N = self._hash(key_N, len(self._hash.keys))

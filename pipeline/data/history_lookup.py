@@ -80,6 +80,11 @@ class Running:
         self._all_count_DT = np.cumsum([[own.count_K.sum() for own in tasks] for tasks in by_day], axis=0)
         self._all_sum_DT = np.cumsum([[own.sum_K.sum() for own in tasks] for tasks in by_day], axis=0)
 
+    @property
+    def keys(self) -> Int64:
+        """All keys of all days, each once."""
+        return self._hash.keys
+
     def find(self, key_M: Int64) -> "Found":
         """The keys' entries, to be asked for the sums before a day."""
         return Found(self, self._hash(key_M, len(self._hash.keys)))
@@ -181,6 +186,22 @@ class History:
         """Offsets [N + 1] and values of the lists of rows of the day."""
         key_N = keys_of(batch, (feature.by,)).key_M
         return self._lists[feature.name].before(key_N, day.toordinal(), feature.days)
+
+    def standing(self, feature: HistoryFeature, day: datetime.date) -> tuple[Int64, Before, int]:
+        """Of all known values of a feature: keys [K], what stands before the day, and how many days that is."""
+        running = self._running[tuple(feature.sources)]
+        task = None if isinstance(feature, CountFeature) else feature.task
+        found = running.find(running.keys)
+        return (
+            running.keys,
+            found.before(task, day.toordinal(), feature.days),
+            found.days(day.toordinal(), feature.days),
+        )
+
+    def standing_lists(self, feature: HistoryListFeature, day: datetime.date) -> tuple[Int64, Int64, Int64]:
+        """Of all keys of a feature: keys [K], offsets [K + 1] and values of the lists that stand before the day."""
+        lists = self._lists[feature.name]
+        return lists.keys, *lists.before(lists.keys, day.toordinal(), feature.days)
 
     def _number(self, feature: HistoryFeature, keys: Keys, found: Found, day: int, rows: int) -> Float64:
         if isinstance(feature, CountFeature):

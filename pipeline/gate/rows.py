@@ -42,8 +42,10 @@ def column_of_rows(job: JobConfig, manifest: Manifest, column: str, row_N: Int64
     return values.to_numpy(zero_copy_only=False).astype(object)
 
 
-def arrow_of_rows(job: JobConfig, manifest: Manifest, column: str, row_N: Int64, key: str) -> pa.Array:
-    """As `column_of_rows`, as int64 or large_string, with nulls."""
+def arrow_of_rows(
+    job: JobConfig, manifest: Manifest, column: str, row_N: Int64, key: str, numbers: bool = False
+) -> pa.Array:
+    """As `column_of_rows`, as int64 or large_string, with nulls; where `numbers` are asked for, as float64."""
     if len(row_N) and (int(row_N[-1]) >= manifest.rows or int(row_N[0]) < 0 or (np.diff(row_N) <= 0).any()):
         raise InputError(
             f"predictions: their rows {row_N[0]:,} to {row_N[-1]:,} do not ascend within the {manifest.rows:,} of the "
@@ -58,7 +60,7 @@ def arrow_of_rows(job: JobConfig, manifest: Manifest, column: str, row_N: Int64,
         group, inside_N = manifest.groups[at], row_N[begin_G[at] : end_G[at]] - first_G[at]
         stretches.append(Stretch(group, int(inside_N[0]), int(inside_N[-1]) + 1))
     out: list[pa.Array] = []
-    for stretch, begin, values in columns_of(job, stretches, column, key, lenient=False):
+    for stretch, begin, values in columns_of(job, stretches, column, key, lenient=False, numbers=numbers):
         first = stretch.group.first_row + begin
         a, b = np.searchsorted(row_N, [first, first + len(values)])
         out.append(values.take(pa.array(row_N[a:b] - first)))
@@ -68,7 +70,7 @@ def arrow_of_rows(job: JobConfig, manifest: Manifest, column: str, row_N: Int64,
 
 
 def columns_of(
-    job: JobConfig, stretches: Sequence[Stretch], column: str, key: str, lenient: bool
+    job: JobConfig, stretches: Sequence[Stretch], column: str, key: str, lenient: bool, numbers: bool = False
 ) -> Iterator[tuple[Stretch, int, pa.Array]]:
     """The column's values of some stretches, each batch with its first row in the row group; checksums verified.
 
@@ -90,7 +92,11 @@ def columns_of(
         for stretch, begin, batch in read_stretches(source, stretches):
             if isinstance(batch, Lost):
                 continue
-            values = _keyed(batch.column(0), column, stretch.group, key)
+            values = (
+                batch.column(0).cast(pa.float64(), safe=False)
+                if numbers
+                else _keyed(batch.column(0), column, stretch.group, key)
+            )
             if kind is not None and values.type != kind:
                 raise InputError(
                     f"{stretch.group.path}: column '{column}' holds {values.type}, other files hold {kind}; "

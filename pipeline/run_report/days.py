@@ -91,7 +91,11 @@ class Day:
             return "\n".join(self.done["gate"]["reasons"])
         if word == "promoted":
             champion = self.done["wait"]["span"]["champion"]
-            return f"worse than champion {champion} in no task" if champion else "the first champion"
+            return (
+                f"no task lost beyond tolerance and noise against champion {champion}"
+                if champion
+                else "the first champion"
+            )
         if word == "no end recorded" and self.told is not None:
             return f"its command told something last at {moment(self.told.last)}: it is at work still, or was killed"
         if word == "not begun":

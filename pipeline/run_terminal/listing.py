@@ -4,7 +4,8 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from pipeline.report.text import aligned
+from pipeline.daily.ledger import Facts
+from pipeline.report.text import aligned, duration
 from pipeline.run_report.days import Day, Days, days_at
 from pipeline.run_report.record import Run, runs_at
 from pipeline.run_report.words import NOTHING, moment, outcome, took
@@ -127,6 +128,11 @@ def _judged(day: Day) -> dict[str, str]:
         values = [each.get("auc", each.get("mse")) for each in own]
         out[task] = " -> ".join(NOTHING if value is None else f"{value:.4f}" for value in values)
     return out
+
+
+def step_took(facts: Facts) -> str:
+    """How long a committed step of a day took."""
+    return duration(float(facts["seconds"])) if "seconds" in facts else NOTHING
 
 
 def indented(sentences: Sequence[str]) -> list[str]:

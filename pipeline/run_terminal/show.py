@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 
-from pipeline.report.text import aligned, duration
+from pipeline.report.text import aligned
 from pipeline.run_report.days import Days
 from pipeline.run_report.findings import changes, findings
 from pipeline.run_report.record import Run
 from pipeline.run_report.settings import differences
 from pipeline.run_report.words import NOTHING, attempts_words, count, interval, moment, number, took, where
 from pipeline.run_terminal.found import state
-from pipeline.run_terminal.listing import advice, days_block, indented
+from pipeline.run_terminal.listing import advice, days_block, indented, step_took
 from schemas.errors import InputError
 
 WIDEST = 40
@@ -140,8 +140,7 @@ def shown_day(told: Days) -> str:
     (day,) = told.days
     parts = [days_block(told, told.root)]
     if day.done:
-        steps = [["step", "took"], *([name, duration(float(facts["seconds"]))] for name, facts in day.done.items())]
-        parts.append(aligned(steps))
+        parts.append(aligned([["step", "took"], *([name, step_took(facts)] for name, facts in day.done.items())]))
     if day.verdict is not None and day.verdict.comparisons:
         lines = [["the gate compared", "on", "metric", "champion", "challenger", "verdict"]]
         for c in day.verdict.comparisons:

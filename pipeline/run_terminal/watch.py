@@ -12,6 +12,7 @@ from pipeline.journal import FOLDER as JOURNAL
 from pipeline.journal import newest
 from pipeline.report.text import duration
 from pipeline.run_report.words import moment
+from pipeline.run_terminal.listing import step_took
 from schemas.errors import InputError
 
 EVERY = 1.0
@@ -91,6 +92,8 @@ class Watch:
             f"{what}: began at {moment(line['time'])}"
             + (f", {line['samples']:,} rows trained before" * bool(line["samples"]))
         )
+        if self._tasks:
+            self._tell("each line: rows trained; each task's AUC, or MSE, over the last window; speed")
         if day and self._root:
             attempt = about.get("attempt", 1)
             self._place = place_of(self._root, day if attempt == 1 else f"{day}.{attempt}")
@@ -119,7 +122,7 @@ class Watch:
         fresh = [(step, facts) for step, facts in _done(place).items() if step not in self._steps]
         for step, facts in fresh:
             self._steps.add(step)
-            self._tell(f"{facts['at'][11:19]}  {place.key}  {step} done, {duration(float(facts['seconds']))}")
+            self._tell(f"{facts['at'][11:19]}  {place.key}  {step} done, {step_took(facts)}")
         return bool(fresh)
 
 

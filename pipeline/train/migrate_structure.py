@@ -12,12 +12,12 @@ from pydantic import ValidationError
 from pipeline.data.vocabulary_lookup import extends
 from schemas.errors import InputError
 from schemas.features import DenseFeature, EmbeddedFeature, FeatureSpec, IdFeature, ListFeature, StringFeature
-from schemas.identity import VOCABULARIES, digest, entries
+from schemas.identity import MAY_CHANGE, VOCABULARIES, digest, entries
 from schemas.job import JobConfig
 from schemas.model import SCALED
 from schemas.strict import nearest
 
-FREE = ("name", "output", "seed", "data", "train", "tracking", "warm_start", "dense_optimizer", "score", "daily")
+FREE = (*MAY_CHANGE, "seed", "data", "train", "warm_start", "dense_optimizer")
 """Settings of the job that are no structure."""
 FREE_WITH_STATE = ("balance",)
 """Free as well, but a checkpoint's own is kept, since it says what was learnt there: that comes along where it fits."""

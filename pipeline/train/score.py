@@ -29,12 +29,15 @@ from pipeline.train.scoring import Scoring, ToScore, score_of
 from schemas.errors import InputError
 from schemas.identity import MAY_CHANGE
 from schemas.job import JobConfig
+from schemas.score import ScoreConfig
 
 
-def run_scoring(job: JobConfig, scoring: Scoring, ranks: Ranks, attainable: dict[str, dict[str, float]]) -> None:
+def run_scoring(
+    job: JobConfig, scoring: Scoring, ranks: Ranks, attainable: dict[str, dict[str, float]], table: bool = True
+) -> None:
     """Scores every model; rank 0 prints. Every rank must call it; raises Stopped on all of them, as `evaluate` does.
 
-    `attainable` holds each model's best attainable AUCs.
+    `attainable` holds each model's best attainable AUCs; without `table` the metrics are written and not printed.
     """
     score = score_of(job)
 
@@ -46,7 +49,7 @@ def run_scoring(job: JobConfig, scoring: Scoring, ranks: Ranks, attainable: dict
         tracking = Tracking(job, "eval", {"models": score.models}) if ranks.first else None
         with told_end(tracking):
             for each in scoring.todo:
-                metrics = _score(each, score.out, score.predictions, ranks, attainable.get(each.name, {}), say)
+                metrics = _score(each, score, ranks, attainable.get(each.name, {}), say, table)
                 if metrics is not None and tracking is not None:
                     tracking.metrics(f"eval/{each.name}", each.commit.progress.samples, metrics, {})
                     tracking.curves(f"eval/{each.name}", each.commit.progress.samples, metrics.curves)
@@ -54,10 +57,16 @@ def run_scoring(job: JobConfig, scoring: Scoring, ranks: Ranks, attainable: dict
 
 
 def _score(
-    each: ToScore, out: str, predictions: bool, ranks: Ranks, attainable: dict[str, float], say: Callable[[str], None]
+    each: ToScore,
+    score: ScoreConfig,
+    ranks: Ranks,
+    attainable: dict[str, float],
+    say: Callable[[str], None],
+    table: bool,
 ) -> Metrics | None:
     """One model; its metrics on rank 0."""
     job, rows, commit = each.job, each.rows, each.commit
+    out, predictions = score.out, score.predictions
     settings = job.model_dump(mode="json", by_alias=True)
     check_agreement(
         {
@@ -89,7 +98,8 @@ def _score(
         written = None if writing is None else _written(writing, attempt)
     budget.write()
     if metrics is not None:
-        say(f"\n{metrics_table(metrics, attainable)}\n")
+        if table:
+            say(f"\n{metrics_table(metrics, attainable)}\n")
         if words := left_out_words(*budget.evaluation.totals):
             say(f"quarantine  {words} ({budget.path})")
     first_rank(lambda: _tell(each, out, predictions, written, budget, metrics, attainable))

@@ -24,7 +24,7 @@ from schemas.identity import VOCABULARIES
 from schemas.job import JobConfig
 from schemas.score import ScoreConfig
 
-NOT_ITS_OWN = (VOCABULARIES, "tracking", "warm_start", "score", "daily")
+NOT_ITS_OWN = (VOCABULARIES, "tracking", "warm_start", "score", "predict", "evaluate", "fuse", "fusion", "daily")
 """Of a saved configuration, what a scoring does not take from there."""
 
 
@@ -59,52 +59,61 @@ class ToScore:
 class Scoring:
     """What a run has to do."""
 
-    todo: list[ToScore]
+    models: list[ToScore]
+    """All that the job names."""
     passed_over: list[str]
     """Models that were scored before."""
 
+    @property
+    def todo(self) -> list[ToScore]:
+        """The others."""
+        return [model for model in self.models if model.name not in self.passed_over]
+
     def to_bytes(self) -> bytes:
         """For the other ranks."""
-        todo = [(each.name, each.commit, each.manifest_sha256, each.rows.to_bytes()) for each in self.todo]
-        return pickle.dumps((todo, self.passed_over))
+        models = [(each.name, each.commit, each.manifest_sha256, each.rows.to_bytes()) for each in self.models]
+        return pickle.dumps((models, self.passed_over))
 
 
 def scoring_from_bytes(data: bytes, job: JobConfig) -> Scoring:
     """What `to_bytes` wrote."""
-    todo, passed_over = pickle.loads(data)
+    told, passed_over = pickle.loads(data)
     root = filesystem(job.data.path, job.data.storage)[1]
     models = [
-        ToScore(name, commit, sha256, model_job(job, name, commit), from_bytes(rows, root, "the rows handed over"))
-        for name, commit, sha256, rows in todo
+        ToScore(name, commit, sha256, _own_job(job, name, commit), from_bytes(rows, root, "the rows handed over"))
+        for name, commit, sha256, rows in told
     ]
     return Scoring(models, passed_over)
 
 
-def plan_scoring(job: JobConfig) -> Scoring:
-    """Every model that the job names, found and checked.
+def _key(name: str) -> str:
+    return f"score.models.{name}"
+
+
+def plan_scoring(job: JobConfig, key: Callable[[str], str] = _key) -> Scoring:
+    """Every model that the job names, found and checked; `key` is the configuration's that names a model.
 
     Raises InputError for a checkpoint that is not there, a structure that this version does not read, a vocabulary that
     is not the one it was trained with, and rows that a model cannot read.
     """
     score = score_of(job)
-    todo: list[ToScore] = []
+    models: list[ToScore] = []
     passed_over: list[str] = []
     tell: Callable[[str], None] = print
     first: ToScore | None = None
     for name, checkpoint in score.models.items():
-        each = _planned(job, name, checkpoint, tell)
+        each = _planned(job, name, checkpoint, key(name), tell)
         tell = _silent  # the same rows once more
         first = first or each
         if each.rows.fingerprint != first.rows.fingerprint:
             raise InputError(
-                f"score.models.{name}: data.bad leaves other files out for it than for '{first.name}', so the two "
+                f"{key(name)}: data.bad leaves other files out for it than for '{first.name}', so the two "
                 "would be scored on other rows; set data.bad to error, or score them apart"
             )
+        models.append(each)
         if _done(score, each):
             passed_over.append(name)
-        else:
-            todo.append(each)
-    return Scoring(todo, passed_over)
+    return Scoring(models, passed_over)
 
 
 def score_of(job: JobConfig) -> ScoreConfig:
@@ -116,65 +125,83 @@ def score_of(job: JobConfig) -> ScoreConfig:
     return job.score
 
 
-def model_job(job: JobConfig, name: str, commit: Commit) -> JobConfig:
+def model_job(job: JobConfig, key: str, commit: Commit, output: str) -> JobConfig:
     """The job that the commit was saved under, with the data and the settings of this one.
 
-    The days that its history begins with stay its own: they decide what its features mean. Raises InputError where
-    this version does not read its configuration.
+    The days that its history begins with stay its own: they decide what its features mean. Its fused score is this
+    job's, where that declares one. Raises InputError, naming the `key` of the configuration, where this version does
+    not read what was saved.
     """
-    score = score_of(job)
-    saved = {key: value for key, value in commit.job.items() if key not in NOT_ITS_OWN}
+    saved = {name: value for name, value in commit.job.items() if name not in NOT_ITS_OWN}
+    saved |= {"fusion": commit.job.get("fusion")} if job.fusion is None else {}
     try:
         own = JobConfig.model_validate(saved)
     except (ValidationError, InputError) as error:
         said = str(error).split("\n", 1)[0]
         raise InputError(
-            f"score.models.{name}: {commit.path} was saved under a configuration that this version does not read "
+            f"{key}: {commit.path} was saved under a configuration that this version does not read "
             f"({said}); score it with the version that saved it"
         ) from error
-    folder = job.data.history.folder or f"{job.output.rstrip('/')}/statistics"
-    history = job.data.history.model_copy(update={"first": own.data.history_from, "folder": folder})
+    history = job.data.history.model_copy(
+        update={
+            "first": own.data.history_from,
+            "folder": job.data.history.folder or f"{job.output.rstrip('/')}/statistics",
+        }
+    )
     changed: dict[str, Any] = {
         "name": job.name,
-        "output": f"{score.out.rstrip('/')}/{name}",
+        "output": output,
         "data": job.data.model_copy(update={"train": own.data.train, "history": history}),
         "train": job.train.model_copy(update={"precision": own.train.precision}),
-        "tracking": job.tracking,
-        "warm_start": None,
-        "daily": None,
-        "score": score,
+        "fusion": job.fusion or own.fusion,
+        **{name: getattr(job, name) for name in ("tracking", "score", "predict", "evaluate", "fuse")},
     }
     return own.model_copy(update=changed)
 
 
-def _planned(job: JobConfig, name: str, checkpoint: str, tell: Callable[[str], None]) -> ToScore:
+def found_commit(checkpoint: str, key: str) -> Commit:
+    """The checkpoint that the `key` names. Raises InputError where there is none."""
     commit = find_commit(checkpoint)
     if commit is None:
         raise InputError(
-            f"score.models.{name}: '{checkpoint}' is no committed checkpoint and holds none; name the `checkpoints` "
+            f"{key}: '{checkpoint}' is no committed checkpoint and holds none; name the `checkpoints` "
             "folder of a run's output, or one checkpoint in it"
         )
-    own = model_job(job, name, commit)
-    _check_vocabularies(own, name, commit)
+    return commit
+
+
+def manifest_hash(commit: Commit) -> str:
+    """SHA-256 of the commit's manifest.json, which holds the hash of every other file."""
+    folder, attempt = commit.path.rsplit("/", 1)
+    return note(CheckpointStore(folder).read(attempt, MANIFEST)).sha256
+
+
+def _own_job(job: JobConfig, name: str, commit: Commit, key: str = "") -> JobConfig:
+    return model_job(job, key or _key(name), commit, f"{score_of(job).out.rstrip('/')}/{name}")
+
+
+def _planned(job: JobConfig, name: str, checkpoint: str, key: str, tell: Callable[[str], None]) -> ToScore:
+    commit = found_commit(checkpoint, key)
+    own = _own_job(job, name, commit, key)
+    check_vocabularies(own, key, commit)
     rows = evaluation_manifest(own, tell)
     assert rows is not None
     assert own.data.eval is not None
     attach(own, [(rows, own.data.eval)])
-    folder, attempt = commit.path.rsplit("/", 1)
-    return ToScore(name, commit, note(CheckpointStore(folder).read(attempt, MANIFEST)).sha256, own, rows)
+    return ToScore(name, commit, manifest_hash(commit), own, rows)
 
 
-def _check_vocabularies(own: JobConfig, name: str, commit: Commit) -> None:
+def check_vocabularies(own: JobConfig, key: str, commit: Commit) -> None:
     """Raises InputError where a row of a table would mean another value than in training."""
     try:
         found = fingerprints(own)
     except InputError as error:
-        raise InputError(f"score.models.{name}: {error}") from error
+        raise InputError(f"{key}: {error}") from error
     told = commit.job.get(VOCABULARIES) or {}
     for feature in own.valued:
         if feature.vocabulary and _digest(told.get(feature.name, "")) != _digest(found[feature.name]):
             raise InputError(
-                f"score.models.{name}: '{feature.vocabulary}', the vocabulary of feature '{feature.name}', holds other "
+                f"{key}: '{feature.vocabulary}', the vocabulary of feature '{feature.name}', holds other "
                 f"values than when {commit.path} was saved, so the table's rows would change their meaning; restore "
                 "the file"
             )

@@ -79,6 +79,12 @@ class Stop:
         """From here on a signal is noted for all ranks to agree on; until here the rank leaves at once."""
         self._leaves = False
 
+    def undefer(self) -> None:
+        """From here on a signal ends the rank at once again, one that was noted included: nobody is left to agree."""
+        self._leaves = True
+        if self._kind is not None:
+            self._leave("after the last step; the same command goes on")
+
     def signals(self) -> list[float]:
         """What this rank has been told, one number for each of KINDS, to be summed over ranks."""
         return [float(kind == self._kind) for kind in KINDS]

@@ -13,7 +13,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.dashboard.panels import keys_of, sections
 from pipeline.data.manifest import from_bytes
+from pipeline.journal import attempts, series
+from schemas.load import load_job
 from tests.distributed.command import SECONDS, assert_bitwise
 from tests.distributed.daily import DAYS, ROWS, Daily
 from tests.faults import daily_kills
@@ -53,6 +56,18 @@ def test_each_day_is_trained_from_the_day_before_and_promoted(three: Daily) -> N
         assert three.verdict(day)["blessed"]
     steps = [three.done(day)["train"]["samples"] for day in DAYS[:3]]
     assert all(0 < samples <= ROWS for samples in steps)
+
+
+def test_every_panel_of_the_workspace_shows_what_the_days_told(three: Daily) -> None:
+    job = load_job(str(three.folder / "job.yaml"), [])
+    shown = [key for key in keys_of(sections(job)) if key.startswith("daily/")]
+    days = [one for one in attempts(Path(three.root)) if one.about["day"] == DAYS[2]]
+    assert len(shown) > 20
+    assert sorted(set(shown) - set(series(days))) == []
+    challenger = series(attempts(Path(three.root) / "days" / DAYS[2] / "challenger"))
+    assert {"train/click/auc", "train/order/joint_auc", "train/rows_per_second"} <= set(challenger)
+    unseen = {key for key in keys_of(sections(job)) if not key.startswith(("daily/", "data/funnel", "memory/cuda"))}
+    assert sorted(unseen - set(challenger)) == []
 
 
 def test_the_champion_is_scored_on_the_whole_day_before_anything_trains_on_it(three: Daily) -> None:

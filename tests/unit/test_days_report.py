@@ -48,7 +48,7 @@ def test_each_day_has_its_outcome_its_reason_and_what_to_do(told: Told) -> None:
         "failed its checks",
     ]
     assert days[1]["why"] == "the first champion."
-    assert days[2]["why"] == "worse than champion 2026-01-01 in no task."
+    assert days[2]["why"] == "no task lost beyond tolerance and noise against champion 2026-01-01."
     assert days[3]["why"].startswith("order (own space, all held-out rows): AUC 0.6100 -> 0.5900")
     assert days[3]["what to do"] == "Nothing: champion 2026-01-04 was trained on its rows too."
     assert days[5]["why"] == "half of the log was lost."
@@ -199,6 +199,8 @@ def test_a_second_attempt_stands_for_the_day(tmp_path: Path) -> None:
     told = read(report([str(tmp_path)]).html())
     assert told.row("What became of each day", "2026-01-01.2")["outcome"] == "stopped"
     assert "2026-01-01.2: attempt 2 at the day" in told.text
+    first = read(report([str(tmp_path / "days/2026-01-01")]).html())
+    assert first.row("What became of each day", "2026-01-01")["outcome"] == "failed", "each has its own record"
 
 
 def job_of(output: str, **changes: Any) -> JobConfig:

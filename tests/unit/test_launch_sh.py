@@ -69,7 +69,7 @@ def test_the_environment_is_made_once_and_again_when_a_lock_changes(tmp_path: Pa
     lock.write_text(lock.read_text() + "# changed\n")
     assert len(clone.run("help")[1]) == 4, "made again"
     dev = clone.run("test", "-k", "a b")[1]
-    locks = "".join(f"-r|{clone.root}/requirements/{name}.lock|" for name in ("dev", "s3", "dashboard"))
+    locks = "".join(f"-r|{clone.root}/requirements/{name}.lock|" for name in ("dev", "s3", "dashboard", "serve"))
     assert f"|--no-deps|{locks}" in dev[0]
     cores = os.cpu_count() or 1
     files = min(cores + 1, 8) if cores > 1 else 0
@@ -77,7 +77,7 @@ def test_the_environment_is_made_once_and_again_when_a_lock_changes(tmp_path: Pa
     assert len(clone.run("test")[1]) == 1
 
 
-@pytest.mark.parametrize("name", ["s3", "dashboard"])
+@pytest.mark.parametrize("name", ["s3", "dashboard", "serve"])
 def test_an_extra_is_installed_where_it_is_asked_for(tmp_path: Path, name: str) -> None:
     clone = Clone(tmp_path)
     clone.run("help")

@@ -35,8 +35,17 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return out
 
 
-@pytest.mark.parametrize("name", ["run", "two", "killed", "week"])
-@pytest.mark.parametrize(("width", "dark"), [(390, False), (1280, True)])
+@pytest.mark.parametrize(
+    ("name", "width", "dark"),
+    [
+        ("run", 390, False),
+        ("run", 1280, True),
+        ("two", 1280, False),
+        ("killed", 390, True),
+        ("week", 390, True),
+        ("week", 1280, False),
+    ],
+)
 def test_the_page_is_sound(browser: Browser, pages: dict[str, Path], name: str, width: int, dark: bool) -> None:
     seen = browser.look(pages[name], width, dark)
     assert seen.console == []

@@ -61,7 +61,7 @@ def test_structure_of_the_commit_and_settings_of_the_scoring(log: Path) -> None:
         "train.timeout_seconds": 9,
     }
     job = scoring_job(log, {"champion": where}, changes | {"data.history": {"from": DAYS[0], "memory_mib": 77}})
-    own = model_job(job, "champion", found(where))
+    own = model_job(job, "score.models.champion", found(where), f"{log.parent}/scores/champion")
     for key in ("tables", "features", "tasks", "space", "model", "seed", "embedding_optimizer"):
         assert getattr(own, key) == getattr(old, key), key
     for key in ("path", "eval", "holdout", "funnel", "bad", "lanes", "storage"):
@@ -79,7 +79,7 @@ def test_a_model_that_normalises_by_batch_is_scored_on_held_out_rows(log: Path) 
     """Which training refuses: an evaluation goes by the running statistics."""
     old = small_job(log, "old", {"model.norm": "batch"})
     where = commit(old, log.parent / "old")
-    own = model_job(scoring_job(log, {"a": where}, {"data.holdout": {}}), "a", found(where))
+    own = model_job(scoring_job(log, {"a": where}, {"data.holdout": {}}), "score.models.a", found(where), "out")
     assert own.model.norm == "batch"
     assert own.data.holdout is not None
 
@@ -94,7 +94,7 @@ def test_plan_of_two_models_there_and_back(log: Path) -> None:
     assert made.todo[0].rows == made.todo[1].rows
     assert made.todo[0].rows.rows == ROWS
     back = scoring_from_bytes(made.to_bytes(), job)
-    assert back == Scoring(made.todo, [])
+    assert back == Scoring(made.models, [])
     prints = [each.fingerprint(True) for each in made.todo]
     assert prints == [each.fingerprint(True) for each in back.todo]
     assert len({*prints, made.todo[0].fingerprint(False)}) == 3

@@ -1,5 +1,8 @@
 """Tracking can fail in every way and the training does not notice."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +10,7 @@ import pytest
 import torch
 import wandb
 
+from pipeline.curves import binary_curves
 from pipeline.journal import attempts
 from pipeline.metrics import Metrics, binary_metrics
 from pipeline.tracking import Tracking, git_revision
@@ -29,6 +33,7 @@ class Run:
 
     def __init__(self, fails: str = "") -> None:
         self.fails, self.logged, self.ended = fails, [], None
+        self.summary: dict[str, str] = {}
 
     def define_metric(self, *_: Any, **__: Any) -> None:
         self._maybe("define_metric")
@@ -67,6 +72,7 @@ def test_keys_are_split_task_metric_against_samples(tmp_path: Path, monkeypatch:
     assert logged["eval/cart/rows"] == 3
     assert "eval/cart/auc" not in logged, "one class: undefined, so left out"
     assert run.ended == 1
+    assert run.summary == {"outcome": "failed", "why": "out of memory"}
     (own,) = attempts(tmp_path / "out")
     assert own.points == [(own.points[0][0], 640, {key: v for key, v in logged.items() if key != "samples"})]
     assert (own.job, own.job_type, own.outcome, own.why) == ("small", "train", "failed", "out of memory")
@@ -156,3 +162,37 @@ def test_what_wandb_says_shows_no_credentials(
     Tracking(job(tmp_path), "train", {})
     told = capsys.readouterr().err
     assert "is left out from here on: https://***@proxy answers 407 to ***" in told
+
+
+def test_online_a_launch_has_one_run_and_offline_each_start_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(wandb, "init", lambda **told: asked.append(told) or Run())
+    for mode, launch in (("online", "a"), ("online", "a"), ("online", "b"), ("offline", "a"), ("online", "none")):
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", launch)
+        Tracking(job(tmp_path, mode), "train", {})
+    ids = [told.get("id") for told in asked]
+    assert ids[0] is not None
+    assert ids[0] == ids[1] != ids[2]
+    assert ids[3:] == [None, None]
+    assert [told.get("resume") for told in asked] == ["allow", "allow", "allow", None, None]
+
+
+def test_a_real_offline_run_takes_curves_and_artifacts(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    curves = {"click": binary_curves(torch.tensor([0.1, 0.4, 0.8]), torch.tensor([0.0, 1.0, 1.0]))}
+    tracking = Tracking(job(tmp_path), "train", {})
+    tracking.curves("eval", 3, curves)
+    tracking.artifacts({"step": 3, "checkpoint": "x"}, str(tmp_path / "checkpoint"), {"fingerprint": "f" * 64})
+    assert tracking.mode == "offline", "wandb took both"
+    tracking.finish()
+    reader = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json"]
+    env = os.environ | {"WANDB_DIR": str(tmp_path / "out")}
+    read = subprocess.run(reader, env=env, capture_output=True, text=True, timeout=60, check=True).stdout
+    assert "curves/click/calibration" in read
+    assert "curves/click/scores" in read
+    assert "small-model" in read
+    assert "small-dataset" in read
+    (own,) = attempts(tmp_path / "out")
+    assert own.curves == [(3, "eval", curves)]

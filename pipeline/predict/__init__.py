@@ -1,0 +1,1 @@
+"""Parquet files -> the same rows scored, a file for each of them."""
