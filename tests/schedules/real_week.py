@@ -53,12 +53,13 @@ def written(folder: Path, days: list[str], spoilt: str) -> Path:
 
 def told(home: Home, days: list[str]) -> list[str]:
     """What each day came to, by its ledger."""
-    out = []
+    out, root = [], str(home.output)
     for day in days:
-        done = Ledger(
-            str(home.output), date.fromisoformat(day), latest(str(home.output), date.fromisoformat(day)).attempt
-        )
-        facts = done.done()
+        date_of = date.fromisoformat(day)
+        facts = Ledger(root, date_of, latest(root, date_of).attempt).done()
+        if "promote" not in facts:
+            out.append(f"{day}  came to no end: {', '.join(facts) or 'not begun'}")
+            continue
         trained = " ".join(facts["wait"]["span"]["days"])
         out.append(f"{day}  {'promoted' if facts['promote']['promoted'] else 'refused '}  trained on {trained}")
     return out
