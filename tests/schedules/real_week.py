@@ -67,7 +67,7 @@ def told(home: Home, days: list[str]) -> list[str]:
 
 def check_by_hand(home: Home, days: list[str], folder: Path) -> str:
     """The week once more, by one command in another folder: the same champion bitwise, promoted the same days."""
-    other = Home(folder / "by hand", (home.path / "launch.sh").read_text(), home.path / CONFIG)
+    other = Home(folder / "by hand", (home.path / "launch.sh").read_text(), home.path / CONFIG).warm()
     command = [str(other.path / "launch.sh"), "daily", CONFIG, "--from", days[0], "--to", days[-1]]
     done = subprocess.run(command, cwd=other.path, env=other.engine(), capture_output=True, text=True)
     assert done.returncode == 3, done.stdout[-3000:] + done.stderr[-3000:]

@@ -10,15 +10,14 @@ from tests.schedules.environments import python_of
 from tests.schedules.home import Home, days
 
 
-def airflow(home: Home, *told: str, **more: str) -> dict[str, Any]:
+def airflow(home: Home, *told: str) -> dict[str, Any]:
     """What airflow_days.py says."""
     settings = {
         "AIRFLOW_HOME": str(home.path / "airflow"),
         "AIRFLOW__CORE__DAGS_FOLDER": str(SCHEDULES / "airflow"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     }
-    env = home.engine(**settings, **more)
-    return engine_said(python_of("airflow"), "airflow_days.py", *told, env=env, cwd=home.path)
+    return engine_said(python_of("airflow"), "airflow_days.py", *told, env=home.engine(**settings), cwd=home.path)
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from tests.schedules.home import Home, days
 FILE = SCHEDULES / "dagster" / "fulcrum_daily.py"
 
 
-def dagster(home: Home, how: str, *told: str, **more: str) -> dict[str, Any]:
+def dagster(home: Home, how: str, *told: str) -> dict[str, Any]:
     """What dagster_days.py says."""
-    env = home.engine(DAGSTER_HOME=str(home.path / "dagster"), DAGSTER_DISABLE_TELEMETRY="1", **more)
+    env = home.engine(DAGSTER_HOME=str(home.path / "dagster"), DAGSTER_DISABLE_TELEMETRY="1")
     return engine_said(python_of("dagster"), "dagster_days.py", how, str(FILE), *told, env=env, cwd=home.path)
 
 

@@ -34,6 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--engine", choices=ENGINES, required=True)
     parser.add_argument("--real", action="store_true", help="train, by ./launch.sh daily")
+    parser.add_argument("--warm", action="store_true", help="--real: a day imports its libraries once, and forks")
     parser.add_argument(
         "--pace",
         type=int,
@@ -50,6 +51,8 @@ def main() -> None:
         if told.real:
             week_cron.SPEED, week_systemd.DAY = 86_400 // told.pace, told.pace
             home = Home(Path(folder), REAL, real_week.written(Path(folder), week, spoilt=week[4]))
+            if told.warm:
+                home.warm()
         else:
             home = Home(Path(folder))
             home.plan_days({week[2]: [75], week[4]: [3]})
