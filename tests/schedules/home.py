@@ -12,8 +12,26 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 STAND_IN = f'#!/bin/sh\nexec "{sys.executable}" "{ROOT}/tests/schedules/standin.py" "$@"\n'
 """launch.sh of the tests of an engine's own behaviour."""
-REAL = f'#!/bin/sh\nFULCRUM_VENV="{sys.prefix}" exec "{ROOT}/launch.sh" "$@"\n'
-"""launch.sh itself, in the environment of the tests: Home(folder, REAL, config) trains."""
+REAL = f"""#!/bin/sh
+unset LD_PRELOAD FAKETIME FAKETIME_SHARED FAKETIME_DONT_RESET
+job=$1; shift
+warm=$(dirname "$0")/warm
+[ ! -d "$warm" ] || export PYTHONPATH="$warm"
+FULCRUM_VENV="{sys.prefix}" exec "{ROOT}/launch.sh" "$job" --nproc-per-node 1 "$@"
+"""
+"""launch.sh itself, in the environment of the tests, one rank, on the true clock: Home(folder, REAL, config) trains."""
+SITE = """
+import subprocess
+import types
+
+import torch.distributed.run
+import torchrec
+from pipeline.daily import process
+from tests.distributed import warm
+
+process.subprocess = types.SimpleNamespace(Popen=warm.Nested, DEVNULL=subprocess.DEVNULL)
+"""
+"""Imported by the daily job of a warm home as it starts: launchers and ranks are forked from the job."""
 DATE = '#!/bin/sh\n[ "$1$2" = -u-d ] || exit 9\nexec /usr/bin/date -u -d "$NOW $3" "$4"\n'
 """GNU date at the moment NOW, as the schedules call it: in UTC, so long ago."""
 CONFIG = "ranker.yaml"
@@ -58,6 +76,12 @@ class Home:
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "AIRFLOW", "DAGSTER", "FULCRUM"))}
         own = {"FULCRUM_HOME": str(self.path), "FULCRUM_CONFIG": CONFIG, "FULCRUM_FIRST_DAY": str(FIRST)}
         return kept | own | {"FULCRUM_RETRY_SECONDS": "0"} | more
+
+    def warm(self) -> "Home":
+        """Makes REAL import the libraries once a day: its torchrun steps are forked. Returns itself."""
+        (folder := self.path / "warm").mkdir()
+        (folder / "sitecustomize.py").write_text(SITE)
+        return self
 
     def starts(self) -> list[tuple[str, int, str]]:
         """Every start of the stand-in: day, exit code, what it was."""

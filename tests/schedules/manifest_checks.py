@@ -5,6 +5,7 @@ without a complaint, each key of the manifest tried in turn]}}.
 """
 
 import copy
+import functools
 import json
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
+import kubernetes_validate.utils
 import yaml
 from kubeflow.training import models as training
 from kubeflow.training.constants import constants
@@ -21,6 +23,10 @@ from kubernetes.client import models as core
 KUBERNETES = "1.33"
 FREE = {"labels", "annotations", "requests", "limits", "matchLabels"}
 """Maps whose keys are anybody's."""
+
+
+# it reads megabytes of schemas for each of the hundreds of misspelt manifests
+kubernetes_validate.utils.schema_contents = functools.cache(kubernetes_validate.utils.schema_contents)
 
 
 def complaints(manifest: dict[str, Any]) -> list[str]:

@@ -53,12 +53,13 @@ def written(folder: Path, days: list[str], spoilt: str) -> Path:
 
 def told(home: Home, days: list[str]) -> list[str]:
     """What each day came to, by its ledger."""
-    out = []
+    out, root = [], str(home.output)
     for day in days:
-        done = Ledger(
-            str(home.output), date.fromisoformat(day), latest(str(home.output), date.fromisoformat(day)).attempt
-        )
-        facts = done.done()
+        date_of = date.fromisoformat(day)
+        facts = Ledger(root, date_of, latest(root, date_of).attempt).done()
+        if "promote" not in facts:
+            out.append(f"{day}  came to no end: {', '.join(facts) or 'not begun'}")
+            continue
         trained = " ".join(facts["wait"]["span"]["days"])
         out.append(f"{day}  {'promoted' if facts['promote']['promoted'] else 'refused '}  trained on {trained}")
     return out
@@ -66,7 +67,7 @@ def told(home: Home, days: list[str]) -> list[str]:
 
 def check_by_hand(home: Home, days: list[str], folder: Path) -> str:
     """The week once more, by one command in another folder: the same champion bitwise, promoted the same days."""
-    other = Home(folder / "by hand", (home.path / "launch.sh").read_text(), home.path / CONFIG)
+    other = Home(folder / "by hand", (home.path / "launch.sh").read_text(), home.path / CONFIG).warm()
     command = [str(other.path / "launch.sh"), "daily", CONFIG, "--from", days[0], "--to", days[-1]]
     done = subprocess.run(command, cwd=other.path, env=other.engine(), capture_output=True, text=True)
     assert done.returncode == 3, done.stdout[-3000:] + done.stderr[-3000:]

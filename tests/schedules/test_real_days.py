@@ -33,7 +33,7 @@ def test_two_days_are_trained_and_promoted_by_the_real_command(
     config["data"] |= {"holdout": {"share": 0.6}, "eval": None}
     config["train"] |= {"batch_size": 64, "log_every": 1000}
     config["daily"] = {"gate": {"resamples": 100}}
-    home = Home(tmp_path, REAL, write_config(tmp_path / "job.yaml", config))
+    home = Home(tmp_path, REAL, write_config(tmp_path / "job.yaml", config)).warm()
     assert engine(home) == ["success", "success"]
     assert home.verdicts() == dict.fromkeys(DAYS, True)
     registry = Registry(str(home.output))

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ SECONDS = 1500
 PORT = "18793"
 
 
-def run(home: Home, days: list[str]) -> list[str]:
-    """Standalone until it has made and ended a run of each day; the states of its tasks."""
+def run(home: Home, days: list[str], missed: Sequence[str] = ()) -> list[str]:
+    """Standalone until it has made and ended a run of each day, all of them missed; the states of its tasks."""
     folder = home.path / "airflow"
     env = home.engine(
         PATH=f"{python_of('airflow').parent}:{os.environ['PATH']}",

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import time
-from datetime import date
+from collections.abc import Sequence
 
 from tests.schedules.commands import SCHEDULES
 from tests.schedules.home import Home, after
@@ -25,16 +25,30 @@ if [ ! -e /usr/sbin/sendmail ]; then
 fi
 mount --bind "$SENDMAIL" /usr/sbin/sendmail
 export FAKETIME_DONT_RESET=1
-timeout -s TERM "$SECONDS_LEFT" faketime -f "$START x$SPEED" sh -c '
-  for name in FAKETIME_DONT_RESET LD_PRELOAD FAKETIME FAKETIME_SHARED; do
-    eval "echo $name=\\$$name"
-  done | cat - "$CRONTAB" | crontab -
-  exec cron -f -L 5' || true
+printf '%s\n' "$SPANS" | while IFS='|' read -r start seconds; do
+  timeout -s TERM "$seconds" faketime -f "$start x$SPEED" sh -c '
+    for name in FAKETIME_DONT_RESET LD_PRELOAD FAKETIME FAKETIME_SHARED; do
+      eval "echo $name=\\$$name"
+    done | cat - "$CRONTAB" | crontab -
+    exec cron -f -L 5' </dev/null || true
+done
 """
 
 
-def run(home: Home, days: list[str]) -> list[str]:
-    """cron from a minute before the first day's start until after the last day's; the mails it sent."""
+def on(days: list[str], missed: Sequence[str]) -> list[tuple[str, float]]:
+    """When the machine is on: from two minutes before a day's start, for so many seconds of cron's clock."""
+    spans: list[tuple[str, float]] = []
+    for before, day in zip(["", *days], days, strict=False):
+        if day in missed:
+            continue
+        if not spans or before in missed:
+            spans.append((after(day, "02:58:00").removesuffix(" UTC"), 0.0))
+        spans[-1] = (spans[-1][0], spans[-1][1] + (72_000 if day == days[-1] else 86_400))
+    return spans
+
+
+def run(home: Home, days: list[str], missed: Sequence[str] = ()) -> list[str]:
+    """cron while the machine is on, until after the last day's start; the mails it sent."""
     folder = home.path.parent
     text = (SCHEDULES / "cron" / "crontab").read_text()
     for name, value in {"FULCRUM_HOME": str(home.path), "PATH": os.environ["PATH"]}.items():
@@ -43,15 +57,12 @@ def run(home: Home, days: list[str]) -> list[str]:
     (folder / "empty").mkdir()
     mails = folder / "mails"
     home.program("sendmail", f'#!/bin/sh\n{{ cat; echo; }} >>"{mails}"\n')
-    span = (date.fromisoformat(days[-1]) - date.fromisoformat(days[0])).days * 86400 + 20 * 3600
-    start = after(days[0], "02:58:00").removesuffix(" UTC")
     env = os.environ | {
         "TZ": "UTC",
         "EMPTY": str(folder / "empty"),
         "SENDMAIL": str(home.bin / "sendmail"),
         "CRONTAB": str(folder / "crontab"),
-        "SECONDS_LEFT": str(span / SPEED),
-        "START": f"@{start}",
+        "SPANS": "\n".join(f"@{start}|{seconds / SPEED}" for start, seconds in on(days, missed)),
         "SPEED": str(SPEED),
     }
     assert shutil.which("faketime"), "apt-get install cron faketime"

@@ -8,6 +8,8 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
+from datetime import date, timedelta
 from pathlib import Path
 
 from tests.schedules.commands import SCHEDULES
@@ -24,8 +26,14 @@ until systemctl --user list-units >/dev/null 2>&1; do sleep 0.2; done
 sleep $((BEGIN - 1 - $(/usr/bin/date +%s)))
 systemctl --user start fulcrum-daily.timer
 for day in $DAYS; do
+  case $day in
+    "$BACK") sleep 2; systemctl --user start fulcrum-daily.timer ;; # the machine is on again, after this day's start
+  esac
   sleep $((BEGIN + DAY - 1 - $(/usr/bin/date +%s)))
   BEGIN=$((BEGIN + DAY))
+  case $day in
+    "$OFF") systemctl --user stop fulcrum-daily.timer ;;
+  esac
   echo "$day $(systemctl --user show fulcrum-daily.service -p ActiveState,ExecMainStatus,NRestarts | paste -sd' ')"
 done
 systemctl --user list-timers fulcrum-daily.timer --no-pager | head -n 2
@@ -46,8 +54,11 @@ RestartSec=1s
 TIMER = "[Timer]\nOnCalendar=\nOnCalendar={calendar}\nAccuracySec=1ms\n"
 
 
-def run(home: Home, days: list[str]) -> list[str]:
-    """The timer for as many of its days; at the end of each the service's state, last exit code, and restarts."""
+def run(home: Home, days: list[str], missed: Sequence[str] = ()) -> list[str]:
+    """The timer for as many of its days; at the end of each the service's state, last exit code, and restarts.
+
+    On a missed day, and at the start of the next, the timer is stopped, as on a machine that is off.
+    """
     folder = home.path.parent
     units = folder / "config" / "systemd" / "user"
     units.mkdir(parents=True)
@@ -64,10 +75,13 @@ def run(home: Home, days: list[str]) -> list[str]:
     env = os.environ | {
         "XDG_RUNTIME_DIR": "/run/user/0",
         "XDG_CONFIG_HOME": str(folder / "config"),
+        "XDG_DATA_HOME": str(folder / "data"),  # when the timer elapsed last
         "FOLDER": str(folder),
         "BEGIN": str(begin),
         "DAY": str(DAY),
         "DAYS": " ".join(days),
+        "OFF": str(date.fromisoformat(missed[0]) - timedelta(days=1)) if missed else "",
+        "BACK": str(date.fromisoformat(missed[-1]) + timedelta(days=1)) if missed else "",
     }
     done = subprocess.run(["unshare", "-m", "bash", "-c", NAMESPACE], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr + (Path(folder) / "manager.log").read_text()
