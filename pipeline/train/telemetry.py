@@ -86,7 +86,8 @@ class Telemetry:
     def _means(self, sample: Sample) -> dict[str, float]:
         x = sample.x.double()
         count = x.new_tensor([len(x)])
-        norms = [part.norm(dim=-1).reshape(len(x), -1).mean(1).sum().reshape(1) for part in self._by_feature(x)]
+        tasks = x.shape[1] if x.ndim == 3 else 1  # each with tables of its own
+        norms = [part.norm(dim=-1).sum().reshape(1) / tasks for part in self._by_feature(x)]
         sum_N = torch.cat([count, *norms, *self._mixtures.sums()])
         dist.all_reduce(sum_N)
         rows, *sums = sum_N.tolist()

