@@ -20,7 +20,7 @@ from pipeline.predictions import scored
 from pipeline.storage import filesystem
 from pipeline.train.checkpoint_store import MANIFEST, CheckpointStore, Commit, find_commit, note
 from schemas.errors import InputError
-from schemas.identity import VOCABULARIES
+from schemas.identity import VOCABULARIES, digest
 from schemas.job import JobConfig
 from schemas.score import ScoreConfig
 
@@ -199,16 +199,12 @@ def check_vocabularies(own: JobConfig, key: str, commit: Commit) -> None:
         raise InputError(f"{key}: {error}") from error
     told = commit.job.get(VOCABULARIES) or {}
     for feature in own.valued:
-        if feature.vocabulary and _digest(told.get(feature.name, "")) != _digest(found[feature.name]):
+        if feature.vocabulary and digest(told.get(feature.name, "")) != digest(found[feature.name]):
             raise InputError(
                 f"{key}: '{feature.vocabulary}', the vocabulary of feature '{feature.name}', holds other "
                 f"values than when {commit.path} was saved, so the table's rows would change their meaning; restore "
                 "the file"
             )
-
-
-def _digest(vocabulary: str) -> str:
-    return vocabulary.rpartition(":")[2]
 
 
 def _done(score: ScoreConfig, each: ToScore) -> bool:
