@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.failure import message, reported
 from pipeline.daily.checks import check_accepted
-from pipeline.daily.day import code_of, ended_line, open_ledger, reasons, run_day, tracked
+from pipeline.daily.day import attempt_of, code_of, ended_line, open_ledger, reasons, run_day, tracked
 from pipeline.daily.documents import day_group, settled
 from pipeline.daily.lease import Held, Lease, Lost
 from pipeline.daily.ledger import Ledger, skip, skipped
 from pipeline.daily.nodes import Leader, Nodes, follow
-from pipeline.daily.place import Place, latest
+from pipeline.daily.place import latest
 from pipeline.daily.process import Runner, StoppedError
 from pipeline.daily.span import first_open
 from pipeline.daily.work import INVALID, LATE, REFUSED, STOPPED, DayEndedError, Work
@@ -243,14 +243,13 @@ class Run:
 
     def day(self, day: datetime.date) -> int:
         """One day; its exit code."""
-        # here and not above: a mistake, or a day that is done, must not cost the seconds these take
+        # here and not above: neither a mistake nor a day that is done must cost the seconds these take
         from pipeline.daily.alerts import Alerts
         from pipeline.tracking import Tracking
 
-        job, place = self.job, latest(self.job.output, day)
+        job = self.job
         assert job.daily is not None
-        if self.arguments.again and open_ledger(place).begun():  # its records may be damaged
-            place = Place(place.root, day, place.attempt + 1)
+        place = attempt_of(job.output, day, self.arguments.again, self.registry)
         ledger = Ledger(place.root, day, place.attempt, self.lease.term, job.data.storage)
         kind = "gate" if day >= _date("yesterday") else "backfill"
         grouped = job.tracking.model_copy(update={"group": day_group(job, day)})
@@ -273,8 +272,8 @@ class Run:
             self._alert(work, ended.kind, ended.text, ended.facts)
         except (StoppedError, Lost) as stopped:
             code, why = STOPPED, str(stopped)
-            same = "the same command" + " without --again" * (self.arguments.again and bool(work.done))
-            print(f"{day}: {stopped}; {same} goes on from there", file=sys.stderr, flush=True)
+            but = " without --again" * (self.arguments.again and place.attempt == 1 and bool(work.done))
+            print(f"{day}: {stopped}; the same command{but} goes on from there", file=sys.stderr, flush=True)
         except Exception as error:
             why = message(error)
             self._alert(work, "failed_run", why, {})
@@ -291,7 +290,9 @@ class Run:
             if line.startswith("webhook: not sent"):
                 say(f"alert: {line}")
         with contextlib.suppress(InputError):  # what went wrong may be the storage
-            work.ledger.note("alert", {"alert": kind, "text": text, "told": told})
+            # a folder of its own makes an attempt the latest: not of one that came to nothing, as on a day that is done
+            ledger = work.ledger if work.done else open_ledger(latest(work.place.root, work.day))
+            ledger.note("alert", {"alert": kind, "text": text, "told": told, "after": next(reversed(work.done), None)})
 
 
 if __name__ == "__main__":

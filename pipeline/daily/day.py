@@ -1,5 +1,6 @@
 """A day, step by step: each is committed to the ledger before the next begins, and a later run goes on from there."""
 
+import datetime
 import time
 from collections.abc import Callable
 from typing import Any
@@ -7,8 +8,12 @@ from typing import Any
 from pipeline.daily import data_steps, model_steps
 from pipeline.daily.lease import Lease
 from pipeline.daily.ledger import Ledger
-from pipeline.daily.place import Place
+from pipeline.daily.place import Place, latest
+from pipeline.daily.span import Span, began_from_another
 from pipeline.daily.work import PROMOTED, REFUSED, Facts, Work
+from pipeline.registry import Registry
+from pipeline.storage import UnansweredError
+from schemas.errors import InputError
 
 STEPS: dict[str, Callable[[Work], Facts]] = {
     "wait": data_steps.wait,
@@ -89,3 +94,28 @@ def tracked(work: Work) -> dict[str, Any]:
 def open_ledger(place: Place) -> Ledger:
     """The ledger of an attempt."""
     return Ledger(place.root, place.day, place.attempt)
+
+
+def attempt_of(root: str, day: datetime.date, again: bool, registry: Registry) -> Place:
+    """The attempt to run: the latest; with `again` a new one beside it, where that was begun.
+
+    A second or later attempt that was cut off, by a kill or a stop, is gone on with: the same command begins no third.
+    Begun anew is one that came to its end, whose run failed, whose record is damaged, or whose champion was replaced.
+    """
+    place = latest(root, day)
+    ledger = open_ledger(place)
+    if not again or not ledger.begun() or (place.attempt > 1 and _goes_on(place, ledger, registry)):
+        return place
+    return Place(root, day, place.attempt + 1)
+
+
+def _goes_on(place: Place, ledger: Ledger, registry: Registry) -> bool:
+    try:
+        done, events = ledger.done(), ledger.events()
+    except UnansweredError:  # says nothing of the record
+        raise
+    except InputError:
+        return False
+    failed = any(event.get("alert") == "failed_run" and event.get("after") == list(done)[-1] for event in events)
+    replaced = began_from_another(Span.of_facts(done["wait"]["span"]), place.key, registry.promotions())
+    return LAST not in done and not failed and not replaced

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.daily.ledger import Ledger, skip, skipped
 from pipeline.daily.place import begun, latest
+from pipeline.model_records import Promotion
 from pipeline.registry import Registry
 from schemas.errors import InputError
 from schemas.job import JobConfig
@@ -39,6 +40,13 @@ class Span:
     def of_facts(cls, facts: dict[str, Any]) -> "Span":
         """What `facts` gave."""
         return cls(**{field.name: facts[field.name] for field in dataclasses.fields(cls)})
+
+
+def began_from_another(span: Span, key: str, promotions: Sequence[Promotion]) -> bool:
+    """Whether an attempt, of this key, was begun from a champion that another has replaced since."""
+    number = promotions[-1].number if promotions else None
+    own = bool(promotions) and promotions[-1].model == key
+    return number != span.promotion and not own
 
 
 def finished(root: str, day: datetime.date) -> bool:

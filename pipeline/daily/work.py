@@ -10,7 +10,7 @@ from pipeline.daily.ledger import Ledger
 from pipeline.daily.nodes import Leader
 from pipeline.daily.place import Place
 from pipeline.daily.process import Runner
-from pipeline.daily.span import Span
+from pipeline.daily.span import Span, began_from_another
 from pipeline.registry import Model, Registry
 from schemas.daily import DailyConfig
 from schemas.errors import InputError
@@ -76,9 +76,7 @@ class Work:
         """The champion that the day began with. Raises InputError where another has come since."""
         span = self.span
         promotions = self.registry.promotions()
-        number = promotions[-1].number if promotions else None
-        own = promotions and promotions[-1].model == self.place.key
-        if number != span.promotion and not own:
+        if began_from_another(span, self.place.key, promotions):
             now = promotions[-1].model if promotions else "none"
             raise InputError(
                 f"{self.day}: was begun from champion {span.champion or 'none'}, and {now} is champion now; begin the "
