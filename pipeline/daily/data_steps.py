@@ -142,10 +142,10 @@ def late_before(work: Work) -> dict[datetime.date, list[str]]:
         place = own.get(day) or latest(work.place.root, day)
         if str(day) not in trained:
             continue
-        if "freeze" in _done(place):
-            frozen = manifest_of(work, place)
-        elif str(day) in of_model:  # of the first champion's days all but its own have no run
+        if str(day) in of_model and day not in own:  # another attempt at it, if any, is not what the line has seen
             frozen = _trained_of(work, place_of(work.place.root, of_model[str(day)]), day)
+        elif "freeze" in _done(place):
+            frozen = manifest_of(work, place)
         else:
             continue
         try:

@@ -181,6 +181,26 @@ def test_late_files_of_a_day_without_a_run_of_its_own_are_found(folder: Path) ->
     assert found == {DAYS[0]: [late]}
 
 
+def test_late_files_are_those_that_the_champions_line_has_not_seen_whatever_a_later_attempt_froze(folder: Path) -> None:
+    """The third day's model learnt from the second day, whose challenger was refused, and then tried anew."""
+    registry = Registry("root")
+    champions(registry, "root", DAYS[:1])
+    for day in DAYS[:3]:
+        frozen_day(day, {})
+    registry.register(a_model("root", DAYS[2], DAYS[0], days=DAYS[1:3]))
+    registry.promote(DAYS[2], "by hand", "manual", 1)
+    work = work_of(DAYS[3], Span(DAYS[2], 2, DAYS[3:], []))
+    training = plan(work.job, DayRange.model_validate({"from": DAYS[1], "to": DAYS[2]}))
+    put(work_of(DAYS[2]).place.url(TRAIN_MANIFEST), training.to_bytes())
+    late, second = come_late(folder, DAYS[1]), Place("root", datetime.date.fromisoformat(DAYS[1]), 2)
+    manifest = plan(work.job, DayRange.model_validate({"from": DAYS[1], "to": DAYS[1]}))
+    put(second.url(DAY_MANIFEST), manifest.to_bytes())
+    for step in STEPS[:3]:
+        Ledger("root", second.day, 2).commit(step, {"late_trained": {}})
+    found = {str(day): files for day, files in data_steps.late_before(work).items() if files}
+    assert found == {DAYS[1]: [late]}
+
+
 class Told:
     """Alerts that are remembered."""
 
