@@ -7,7 +7,7 @@ import pyarrow.compute as pc
 from pipeline.daily.checks import Finding, check_day, passed
 from pipeline.daily.ledger import Ledger, days, skipped
 from pipeline.daily.place import DAY_MANIFEST, TRAIN_MANIFEST, Place, begun, get, latest, place_of, put
-from pipeline.daily.span import span_of
+from pipeline.daily.span import skip_open, span_of
 from pipeline.daily.statistics import DayStatistics, day_statistics, edges_of
 from pipeline.daily.wait import Late, wait_for_day
 from pipeline.daily.work import INVALID, LATE, DayEndedError, Facts, Work
@@ -29,6 +29,7 @@ def wait(work: Work) -> Facts:
         arrived = wait_for_day(work.job, work.day, work.daily.wait, work.say, work.runner.sleep)
     except Late as late:
         raise DayEndedError(LATE, "late_data", str(late)) from late
+    skip_open(work.place.root, span, work.day)  # not before: a day mistyped, or one that never comes, skips nothing
     work.say(f"{arrived.files:,} file{'s' * (arrived.files != 1)}, {arrived.rows:,} rows")
     return {"files": arrived.files, "rows": arrived.rows, "waited_seconds": arrived.waited, "span": span.facts()}
 

@@ -58,7 +58,7 @@ def finished(root: str, day: datetime.date) -> bool:
 def span_of(job: JobConfig, root: str, registry: Registry, day: datetime.date) -> Span:
     """The span of a day that is begun now. Raises InputError where a day before it is open, or it was trained already.
 
-    Under `missing_days: skip` open days are skipped, for ever: the ledger says so.
+    Under `missing_days: skip` it leaves open days out; `skip_open` says so in the records, once the day is there.
     """
     assert job.daily is not None
     champion, promotions, left_out = registry.champion(), registry.promotions(), skipped(root)
@@ -86,13 +86,19 @@ def span_of(job: JobConfig, root: str, registry: Registry, day: datetime.date) -
             f"{still_open[0]} --to {day}), or leave them out for good (--skip {still_open[0]} --because WHY; "
             "daily.missing_days=skip does so by itself)"
         )
-    for missing in still_open:
-        skip(root, missing, f"daily.missing_days is skip, when {day} was begun")
     out = {*left_out, *still_open}
     if job.daily.refused_days == "leave_out":
         out |= set(judged)
     before = _days(first, day)
     return Span(name, number, _named([*before, day], without=out), _named(before, within=out))
+
+
+def skip_open(root: str, span: Span, day: datetime.date) -> None:
+    """Skips for ever what the span of `day` leaves out and came to no end."""
+    left_out = skipped(root)
+    for missing in map(datetime.date.fromisoformat, span.skipped):
+        if missing not in left_out and not finished(root, missing):
+            skip(root, missing, f"daily.missing_days is skip, when {day} was begun")
 
 
 def first_open(root: str, registry: Registry, day: datetime.date) -> datetime.date:

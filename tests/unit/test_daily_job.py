@@ -1,5 +1,6 @@
 """The daily job without ranks: its command line, days left out, a stop while it waits, files that came late."""
 
+import contextlib
 import datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from pipeline.daily.ledger import STEPS, Ledger, skipped
 from pipeline.daily.place import DAY_MANIFEST, TRAIN_MANIFEST, Place, put
 from pipeline.daily.process import Runner, StoppedError
 from pipeline.daily.span import Span
-from pipeline.daily.work import Work
+from pipeline.daily.work import DayEndedError, Work
 from pipeline.data.files import plan
 from pipeline.registry import Registry
 from schemas.daily import SliceSpec
@@ -127,6 +128,16 @@ def test_a_stop_ends_the_wait_for_a_day(folder: Path) -> None:
     work.say = lambda text: work.runner.stop("stopped by SIGTERM")
     with pytest.raises(StoppedError, match="stopped by SIGTERM"):
         data_steps.wait(work)
+
+
+def test_open_days_are_skipped_once_the_day_is_there(folder: Path) -> None:
+    champions(Registry("root"), "root", DAYS[:1])
+    for day, left_out in (("2027-01-03", []), (DAYS[2], DAYS[1:2])):  # the first was mistyped
+        work = work_of(day)
+        work.job = work.job.model_copy(update={"daily": work.daily.model_copy(update={"missing_days": "skip"})})
+        with contextlib.suppress(DayEndedError):
+            assert data_steps.wait(work)["span"]["skipped"] == left_out
+        assert [str(each) for each in skipped("root")] == left_out
 
 
 def test_a_day_with_a_damaged_record_is_begun_and_can_be_begun_anew(folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.daily.ledger import STEPS, Ledger, skip, skipped
-from pipeline.daily.span import first_open, span_of
+from pipeline.daily.span import first_open, skip_open, span_of
 from pipeline.registry import Registry
 from schemas.errors import InputError
 from schemas.job import JobConfig
@@ -70,9 +70,14 @@ def test_a_day_between_runs_is_open_too(tmp_path: Path) -> None:
 
 def test_an_open_day_is_skipped_where_that_is_declared(tmp_path: Path) -> None:
     begin(tmp_path, DAYS[2])
-    told: Any = {"missing_days": "skip"}
-    assert span(tmp_path, DAYS[4], **told) == ([*DAYS[:2], DAYS[4]], DAYS[2:4])
-    assert list(skipped(str(tmp_path))) == [date(day) for day in DAYS[2:4]]
+    refuse(tmp_path, DAYS[4])
+    told: Any = {"missing_days": "skip", "refused_days": "leave_out"}
+    found = span_of(job(tmp_path, **told), str(tmp_path), Registry(str(tmp_path)), date(DAYS[5]))
+    assert (found.days, found.skipped) == ([*DAYS[:2], DAYS[5]], DAYS[2:5])
+    assert not skipped(str(tmp_path))
+    skip_open(str(tmp_path), found, date(DAYS[5]))
+    assert list(skipped(str(tmp_path))) == [date(day) for day in DAYS[2:4]], "a refused day came to an end"
+    assert span(tmp_path, DAYS[5], **told) == (found.days, found.skipped), "a run cut off in between goes on alike"
 
 
 def test_a_refused_first_day_is_trained_again_or_left_out(tmp_path: Path) -> None:
