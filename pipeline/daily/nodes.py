@@ -71,7 +71,8 @@ def follow(root: str, runner: Runner, patience: float, say: Callable[[str], None
 
     Raises StoppedError where this node was told to stop, or no leader was at work for `patience` seconds.
     """
-    seen = _read(root).get("token") if not term_at_work(root) else None
+    told = _read(root)  # before the term: what is announced in between is not taken for old
+    seen = told.get("token") if told.get("term") != term_at_work(root) else None
     waited_since = time.monotonic()
     while True:
         runner.check()
