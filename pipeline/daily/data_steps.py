@@ -7,17 +7,18 @@ import pyarrow.compute as pc
 from pipeline.daily.checks import Finding, check_day, passed
 from pipeline.daily.ledger import Ledger, days, skipped
 from pipeline.daily.place import DAY_MANIFEST, TRAIN_MANIFEST, Place, begun, get, latest, place_of, put
-from pipeline.daily.span import skip_open, span_of
+from pipeline.daily.span import ONE, skip_open, span_of
 from pipeline.daily.statistics import DayStatistics, day_statistics, edges_of
 from pipeline.daily.wait import Late, wait_for_day
 from pipeline.daily.work import INVALID, LATE, DayEndedError, Facts, Work
 from pipeline.data.files import AbsentError, Listed, list_days, plan, plan_files
 from pipeline.data.freeze import compare
+from pipeline.data.history_statistics import statistics_of
 from pipeline.data.manifest import Manifest, from_bytes
 from pipeline.data.manifest import manifest_of as manifest_from
 from pipeline.data.vocabulary_growth import grow
 from pipeline.gate.slices import check_slices
-from pipeline.storage import filesystem
+from pipeline.storage import UnansweredError, filesystem
 from schemas.errors import InputError
 from schemas.events import PARTITION_KEY, DayRange
 
@@ -25,6 +26,7 @@ from schemas.events import PARTITION_KEY, DayRange
 def wait(work: Work) -> Facts:
     """Settles what the challenger begins from and trains on, then waits for the day."""
     span = span_of(work.job, work.place.root, work.registry, work.day)
+    check_history(work)
     try:
         arrived = wait_for_day(work.job, work.day, work.daily.wait, work.say, work.runner.sleep)
     except Late as late:
@@ -32,6 +34,23 @@ def wait(work: Work) -> Facts:
     skip_open(work.place.root, span, work.day)  # not before: a day mistyped, or one that never comes, skips nothing
     work.say(f"{arrived.files:,} file{'s' * (arrived.files != 1)}, {arrived.rows:,} rows")
     return {"files": arrived.files, "rows": arrived.rows, "waited_seconds": arrived.waited, "span": span.facts()}
+
+
+def check_history(work: Work) -> None:
+    """Raises InputError where the log lacks a day that a feature looks back on: training would say so at its start."""
+    first = work.job.data.history_from
+    if not (statistics := statistics_of(work.job)) or first >= work.day:
+        return
+    try:
+        list_days(work.job, DayRange(**{"from": first, "to": work.day - ONE}))
+    except AbsentError as error:
+        raise InputError(
+            f"{str(error).split(';', 1)[0]}; features.{statistics[0].feature} looks back on every day since {first} "
+            "(data.history.from), skipped ones too: write the day, or take the features that look back out of the job "
+            "(and name them in daily.changes)"
+        ) from error
+    except UnansweredError:
+        return  # the wait for the day asks it again
 
 
 def validate(work: Work) -> Facts:

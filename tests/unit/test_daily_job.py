@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,22 @@ def test_open_days_are_skipped_once_the_day_is_there(folder: Path) -> None:
         with contextlib.suppress(DayEndedError):
             assert data_steps.wait(work)["span"]["skipped"] == left_out
         assert [str(each) for each in skipped("root")] == left_out
+
+
+def test_a_day_that_features_look_back_on_is_missed_before_anything_is_skipped_or_trained(folder: Path) -> None:
+    config = small_config("log", "root", DAYS[:1])
+    config["data"].pop("eval", None)
+    counted = {"name": "item_ctr", "kind": "target_encoding", "column": "item_id", "task": "click"}
+    config |= {"daily": {"missing_days": "skip"}, "features": [*config["features"], counted]}
+    write_config(folder / "job.yaml", config)
+    champions(Registry("root"), "root", DAYS[:1])
+    data_steps.check_history(work_of(DAYS[2]))
+    data_steps.check_history(work_of(DAYS[0]))
+    shutil.rmtree(folder / "log" / f"dt={DAYS[1]}")
+    words = rf"the day {DAYS[1]} is missing; features\.item_ctr looks back on every day since {DAYS[0]} .*: write"
+    with pytest.raises(InputError, match=words):
+        data_steps.wait(work_of(DAYS[2]))
+    assert not skipped("root")
 
 
 def test_a_day_with_a_damaged_record_is_begun_and_can_be_begun_anew(folder: Path) -> None:
