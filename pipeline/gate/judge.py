@@ -118,7 +118,7 @@ def _judged(found: Sequence[Measured], gate: GateConfig) -> tuple[float | None, 
             assert critical is not None
             told = _with_interval(told, error[i], critical)
         elif each.delta_B is not None:
-            told = dataclasses.replace(told, note="too few users with both classes to resample them")
+            told = dataclasses.replace(told, note="too many resamples lack a class, or are without bound")
         out.append(told)
     return critical, out
 
