@@ -190,8 +190,7 @@ def _report(work: Work, late: dict[datetime.date, list[str]]) -> None:
     if not late:
         return
     names = [name for files in late.values() for name in files]
-    some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-    words = f"{len(names)} file{'s' * (len(names) > 1)} came after their day was frozen: {some}"
+    words = _came_late(names)
     if work.daily.late_files == "refuse":
         raise DayEndedError(
             LATE,
@@ -201,9 +200,16 @@ def _report(work: Work, late: dict[datetime.date, list[str]]) -> None:
         )
     before = [name for day, files in late.items() if day < work.day for name in files]
     work.say(f"{words}; {'trained with this day' if work.daily.late_files == 'train' and before else 'left out'}")
-    if not set(names) <= _told_since(work, min(late)):
-        told = work.alerts.send("late_files", str(work.day), "late files", words, {"files": names})
+    known = _told_since(work, min(late))
+    if fresh := [name for name in names if name not in known]:
+        words = _came_late(fresh)
+        told = work.alerts.send("late_files", str(work.day), "late files", words, {"files": fresh})
         work.ledger.note("alert", {"alert": "late_files", "text": words, "told": told})
+
+
+def _came_late(names: list[str]) -> str:
+    some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return f"{len(names)} file{'s' * (len(names) > 1)} came after their day was frozen: {some}"
 
 
 def _told_since(work: Work, first: datetime.date) -> set[str]:

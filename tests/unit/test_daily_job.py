@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -19,12 +20,13 @@ from pipeline.daily.process import Runner, StoppedError
 from pipeline.daily.span import Span
 from pipeline.daily.work import DayEndedError, Work
 from pipeline.data.files import plan
+from pipeline.data.vocabulary_file import put_vocabulary
 from pipeline.registry import Registry
 from schemas.daily import SliceSpec
 from schemas.errors import InputError
 from schemas.events import DayRange
 from schemas.load import load_job
-from tests.logs import small_config, write_config, write_log
+from tests.logs import CITIES, set_key, small_config, write_config, write_log
 from tests.models import a_model, champions
 
 DAYS = [f"2026-01-0{n}" for n in range(1, 5)]
@@ -123,6 +125,24 @@ def test_a_slice_of_no_column_is_told_before_anything_is_trained(folder: Path) -
         data_steps.validate(work)
 
 
+def test_out_of_vocabulary_is_what_the_champion_does_not_know(folder: Path) -> None:
+    """Its vocabulary has grown since the one that the configuration names."""
+    small, grown = (
+        put_vocabulary(str(folder), name, pa.table({"value": list(cities), "count": [1] * len(cities)}))
+        for name, cities in (("small", CITIES[:1]), ("grown", CITIES))
+    )
+    config = small_config("log", "root", DAYS[:1])
+    config["data"].pop("eval", None)
+    set_key(config, "features.city.vocabulary", small)
+    config["daily"] = {"vocabulary": {}}
+    write_config(folder / "job.yaml", config)
+    registry = Registry("root")
+    registry.register(a_model("root", DAYS[0], config={"features": [{"name": "city", "vocabulary": grown}]}))
+    registry.promote(DAYS[0], "the first")
+    facts = data_steps.validate(work_of(DAYS[1], Span(DAYS[0], 1, DAYS[1:2], [])))
+    assert facts["statistics"]["unknown"]["city"]["mean"] == 0
+
+
 def test_a_stop_ends_the_wait_for_a_day(folder: Path) -> None:
     work = work_of(DAYS[3], wait="{minutes: 0.02, poll_seconds: 1}")
     champions(work.registry, "root", DAYS[2:3])
@@ -175,10 +195,10 @@ def frozen_day(day: str, late_trained: dict[str, list[str]]) -> None:
         work.ledger.commit(step, {"late_trained": late_trained} if step == "freeze" else {})
 
 
-def come_late(folder: Path, day: str) -> str:
+def come_late(folder: Path, day: str, name: str = "part-00009.parquet") -> str:
     table = pq.read_table(folder / "log" / f"dt={day}" / "part-00000.parquet", partitioning=None)
-    pq.write_table(table, folder / "log" / f"dt={day}" / "part-00009.parquet", write_page_checksum=True)
-    return f"dt={day}/part-00009.parquet"
+    pq.write_table(table, folder / "log" / f"dt={day}" / name, write_page_checksum=True)
+    return f"dt={day}/{name}"
 
 
 @pytest.mark.parametrize("promoted", [True, False])
@@ -256,10 +276,13 @@ def test_a_late_file_is_alerted_once_and_what_became_of_it_is_kept(folder: Path)
         assert facts["late"] == {DAYS[0]: [late]}
         for step, committed in (("wait", work.done["wait"]), ("validate", {}), ("freeze", facts)):
             work.ledger.commit(step, committed)
-    assert told.sent == [[late]]
+    second = come_late(folder, DAYS[0], "part-00010.parquet")
+    data_steps._report(work, {datetime.date.fromisoformat(DAYS[0]): [late, second]})
+    assert told.sent == [[late], [second]]
     (event,) = Ledger("root", datetime.date.fromisoformat(DAYS[1])).events()
     assert (event["alert"], event["told"]) == ("late_files", ["webhook: not sent: HTTP 500"])
-    assert Ledger("root", datetime.date.fromisoformat(DAYS[2])).events() == []
+    (event,) = Ledger("root", datetime.date.fromisoformat(DAYS[2])).events()
+    assert event["text"] == f"1 file came after their day was frozen: {second}"
 
 
 def test_late_files_of_a_day_that_was_left_out_stay_out(folder: Path) -> None:
