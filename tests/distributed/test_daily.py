@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+import shutil
 import signal
 import socket
 import time
@@ -124,6 +125,21 @@ def test_open_days_are_caught_up_with_in_order(three: Daily, tmp_path: Path) -> 
     write_log(job.folder / "log", DAYS[3:5], ROWS)
     job.day(DAYS[4], "--catch-up")
     assert [m.name for m in job.registry.lineage(DAYS[4])] == DAYS[4::-1]
+
+
+def test_the_next_morning_tries_a_failed_day_again_and_begins_none_behind_it(three: Daily, tmp_path: Path) -> None:
+    job = three.copy(tmp_path / "job")
+    write_log(job.folder / "log", DAYS[3:4], ROWS // 2)
+    assert job.run("--date", DAYS[3], "--catch-up")[0] == 4
+    write_log(job.folder / "log", DAYS[4:5], ROWS)
+    code, printed = job.run("--date", DAYS[4], "--catch-up")
+    assert (code, job.champion()) == (4, DAYS[2]), printed
+    assert not (Path(job.root) / "days" / DAYS[4]).exists()
+    shutil.rmtree(job.folder / "log" / f"dt={DAYS[3]}")
+    write_log(job.folder / "log", DAYS[3:4], ROWS)
+    job.day(DAYS[4], "--catch-up")
+    assert [m.name for m in job.registry.lineage(DAYS[4])] == DAYS[4::-1]
+    assert "done before" in job.day(DAYS[4], "--catch-up")
 
 
 def test_a_refused_day_leaves_the_champion_and_is_trained_with_the_next(three: Daily, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobs.daily import arguments_of
-from tests.schedules import commands
+from tests.schedules import commands, week_cron
 from tests.schedules.commands import EACH
 from tests.schedules.home import CONFIG, Home, after, days
 
@@ -149,3 +149,12 @@ def test_slurm_tries_no_more_than_so_often(tmp_path: Path) -> None:
     home.plan(d08=[75])
     assert commands.slurm(home, after(days(1)[0]), restarts=24).returncode == 75
     assert "requeue" not in (tmp_path / "calls").read_text()
+
+
+def test_a_week_of_cron_has_no_start_of_a_missed_day() -> None:
+    week = days(7)
+    assert week_cron.on(week, []) == [("2026-01-09 02:58:00", 6 * 86_400.0 + 72_000)]
+    assert week_cron.on(week, week[2:3]) == [
+        ("2026-01-09 02:58:00", 2 * 86_400.0),
+        ("2026-01-12 02:58:00", 3 * 86_400.0 + 72_000),
+    ]
