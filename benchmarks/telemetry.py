@@ -53,7 +53,7 @@ class Turns:
             self._changed.notify_all()
 
 
-def side(name: str, tree: dict[str, Any], turns: Turns, out: dict[str, list[float]], rounds: int) -> None:
+def side(name: str, tree: dict[str, Any], turns: Turns, out: dict[str, list[float]]) -> None:
     """Trains one side to its end; the seconds of each round."""
     import torch
 
@@ -65,10 +65,11 @@ def side(name: str, tree: dict[str, Any], turns: Turns, out: dict[str, list[floa
     from pipeline.train.dist import Ranks
     from pipeline.train.loop import Training
     from pipeline.train.optim import Optimizers
+    from pipeline.train.precision import local
     from pipeline.train.run import START, tell_report
 
     turns.wait(name)
-    job = parse_job(tree, "benchmark")
+    job = local(parse_job(tree, "benchmark"), torch.device("cpu"))
     ranks = Ranks(0, 1, torch.device("cpu"))
     model = shard(RankingModel(job), job, ranks.device)
     training = Training(
@@ -91,18 +92,29 @@ def side(name: str, tree: dict[str, Any], turns: Turns, out: dict[str, list[floa
     turns.next(name, gone=True)
 
 
-def measured(rank: int, trees: dict[str, dict[str, Any]], rounds: int) -> dict[str, list[float]]:
+def measured(rank: int, trees: dict[str, dict[str, Any]]) -> dict[str, list[float]]:
     """Both sides, in turn."""
     import contextlib
     import io
 
     turns, out = Turns(list(trees)), {name: [] for name in trees}
-    threads = [threading.Thread(target=side, args=(name, tree, turns, out, rounds)) for name, tree in trees.items()]
+    failed: list[BaseException] = []
+
+    def guarded(name: str, tree: dict[str, Any]) -> None:
+        try:
+            side(name, tree, turns, out)
+        except BaseException as error:  # the other side must not wait for this one
+            failed.append(error)
+            turns.next(name, gone=True)
+
+    threads = [threading.Thread(target=guarded, args=(name, tree)) for name, tree in trees.items()]
     with contextlib.redirect_stdout(io.StringIO()):
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
+    if failed:
+        raise failed[0]
     return out
 
 
@@ -128,7 +140,7 @@ def main() -> int:
             steps = STEPS * (arguments.rounds + 1)
             tree["train"] |= {"max_steps": steps, "epochs": 1000, "checkpoint_every": 10 * steps}
             trees[name] = tree
-        (seconds,) = run_ranks(1, measured, trees, arguments.rounds, timeout=3600)
+        (seconds,) = run_ranks(1, measured, trees, timeout=3600)
     told, silent = (seconds[name][1:] for name in SIDES)
     ratios = [a / b for a, b in zip(told, silent, strict=True)]
     print(f"machine  {machine()}; {arguments.rounds} rounds of {STEPS} steps a side, batch and rest as generated.yaml")
