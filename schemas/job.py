@@ -94,7 +94,7 @@ class TrainConfig(Strict):
 class TelemetryConfig(Strict):
     """What is told of gates, experts, gradients and embeddings while a job trains."""
 
-    every: Annotated[int, Field(ge=0)] = 100
+    every: Annotated[int, Field(ge=0)] = 200
     """Steps from one look to the next, at least: at the end of a progress line's window; 0 = never."""
     rows: Annotated[int, Field(ge=1)] = 512
     """Rows of the step that are looked at, over all ranks: as many of each lane."""

@@ -21,7 +21,7 @@ from pipeline.batch import Batch
 from pipeline.loss import Objective, task_losses
 from pipeline.model import DenseNetwork
 from pipeline.train.mixture_statistics import MixtureStatistics
-from pipeline.train.shared_parameters import gram_of, losses_reached, own_gradients
+from pipeline.train.shared_parameters import gram_of, losses_reached, own_gradients_at_once
 from schemas.errors import InputError
 from schemas.job import JobConfig
 
@@ -114,7 +114,7 @@ class Telemetry:
             part_T, sums = task_losses(self._objective, logits_ST, sample.labels_ST, sample.share_ST)
         except InputError:  # a loss that is not finite: training itself will say so
             return {}
-        gradients_TP = own_gradients(part_T, self._shared)
+        gradients_TP = own_gradients_at_once(part_T, self._shared)
         dist.all_reduce(gradients_TP)
         gram_TT = gram_of(gradients_TP).tolist()
         told = [k for k, rows in enumerate(sums.rows_T.tolist()) if rows > 0]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from pipeline.archs import ARCHS
 from pipeline.archs.arch import Arch, mix
 from pipeline.heads import Towers
+from pipeline.train.shared_parameters import own_gradients, own_gradients_at_once
 
 D, T = 6, 3
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -186,6 +187,17 @@ def test_forward_and_every_gradient_are_the_formulas(case: str) -> None:
         assert parameter.grad is not None, f"{name} is unused"
         torch.testing.assert_close(parameter.grad, weights[name].grad, rtol=0, atol=1e-10, msg=name)
         assert parameter.grad.abs().max() > 0, f"{name} has no gradient"
+
+
+@every_case
+@pytest.mark.filterwarnings("error")  # vmap warns of an operator that it can only loop over
+def test_gradients_of_all_tasks_at_once_are_those_of_each(case: str) -> None:
+    model = randomise(make(case))
+    part_T = model(rows(7, case)).pow(2).sum(dim=(0, 2))
+    parameters = list(model.parameters())
+    at_once_TP, each_TP = own_gradients_at_once(part_T, parameters), own_gradients(part_T, parameters)
+    assert each_TP.shape == (T, sum(p.numel() for p in parameters))
+    torch.testing.assert_close(at_once_TP, each_TP, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("experts", [1, 2, 9])
