@@ -17,12 +17,17 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from pipeline.export.loading import load_bundle
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.interleaved import machine  # noqa: E402
+from pipeline.export.loading import load_bundle  # noqa: E402
 
 
 def random_rows(bundle: Any, rows: int, seed: int = 0) -> list[dict[str, Any]]:
@@ -110,8 +115,8 @@ def main() -> None:
     bundle = load_bundle(given.bundle, given.compiled)
     most = max(given.rows)
     rows = rows_of(bundle, given.parquet, 8 * most) if given.parquet else random_rows(bundle, 8 * most)
-    command = [sys.executable, "-m", "jobs.serve", given.bundle, "--port", "0", "--max-rows", str(most)]
-    process = subprocess.Popen(command + ["--compiled"] * given.compiled, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "jobs.serve", str(Path(given.bundle).resolve()), "--port", "0", "--max-rows", str(most)]
+    process = subprocess.Popen(command + ["--compiled"] * given.compiled, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
         assert process.stdout is not None
         address = process.stdout.readline().split("http://")[1].strip()
@@ -133,6 +138,7 @@ def main() -> None:
                     some = act()
                     found[size, side] += some
                     speed[size, side].append(size * len(some) / (time.perf_counter() - began))
+        print(f"machine  {machine()}; {given.rounds} rounds of {given.seconds:g} s a side")
         print(f"{'rows':>5}  {'side':<20} {'rows/s':>9} {'p50 ms':>8} {'p99 ms':>8}  of the network's rows/s")
         for (size, side), seconds in found.items():
             p50, p99 = np.percentile(seconds, [50, 99]) * 1000

@@ -248,6 +248,15 @@ HOSTS = [
 ]
 
 
+@pytest.mark.parametrize("script", sorted((ROOT / "benchmarks").rglob("*.py")), ids=lambda path: path.name)
+def test_a_benchmark_runs_by_its_path_alone(script: Path) -> None:
+    text = script.read_text()
+    if '__name__ == "__main__"' in text:
+        ours = re.search(r"^from (benchmarks|jobs|pipeline|schemas|tests)\b", text, re.MULTILINE)
+        found = text.find("sys.path.insert(0, str(")
+        assert ours is None or 0 <= found < ours.start(), "python puts the script's own folder on its path, not the root"
+
+
 def test_no_machines_path_and_no_package_index_is_told() -> None:
     found = []
     for name in sorted(repository_files()):
