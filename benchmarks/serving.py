@@ -115,7 +115,8 @@ def main() -> None:
     bundle = load_bundle(given.bundle, given.compiled)
     most = max(given.rows)
     rows = rows_of(bundle, given.parquet, 8 * most) if given.parquet else random_rows(bundle, 8 * most)
-    command = [sys.executable, "-m", "jobs.serve", str(Path(given.bundle).resolve()), "--port", "0", "--max-rows", str(most)]
+    folder = str(Path(given.bundle).resolve())
+    command = [sys.executable, "-m", "jobs.serve", folder, "--port", "0", "--max-rows", str(most)]
     process = subprocess.Popen(command + ["--compiled"] * given.compiled, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
         assert process.stdout is not None

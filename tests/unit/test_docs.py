@@ -254,7 +254,7 @@ def test_a_benchmark_runs_by_its_path_alone(script: Path) -> None:
     if '__name__ == "__main__"' in text:
         ours = re.search(r"^from (benchmarks|jobs|pipeline|schemas|tests)\b", text, re.MULTILINE)
         found = text.find("sys.path.insert(0, str(")
-        assert ours is None or 0 <= found < ours.start(), "python puts the script's own folder on its path, not the root"
+        assert ours is None or 0 <= found < ours.start(), "its own folder is on its path, not the root"
 
 
 def test_no_machines_path_and_no_package_index_is_told() -> None:
