@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from pipeline.data.files import plan
@@ -164,9 +165,9 @@ class Trained:
     def job(self, name: str) -> Any:
         return parse_job(self.configs[name], "test")
 
-    def wanted(self, name: str) -> dict[str, np.ndarray]:
-        """The scores that the trainer's logits come to."""
-        job, logit_NT = self.job(name), self.logit_NT[name]
+    def wanted(self, name: str, logit_NT: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """The scores that the trainer's logits, or these, come to."""
+        job, logit_NT = self.job(name), self.logit_NT[name] if logit_NT is None else logit_NT
         price = np.nan_to_num(self.table["price"].fill_null(math.nan).to_numpy(), nan=3.0)
         out = outputs(job.outputs, logit_NT)
         log_N = fused_log_score(job.fusion.model_dump(mode="json"), job.outputs, logit_NT, price)
@@ -455,6 +456,7 @@ def test_a_fused_score_of_other_weights_may_be_exported(models: Trained, tmp_pat
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # torch's own, of its own
 def test_machine_code_scores_alike(models: Trained, bundle: Any) -> None:
     folder = models.export(MIXED, "compiled", aoti=True)
     assert_scores(load_bundle(str(folder), compiled=True).score_table(models.table), models.wanted(MIXED))
@@ -474,6 +476,28 @@ def test_probabilities_are_calibrated_on_held_out_rows(models: Trained, tmp_path
     wide = dataclasses.replace(found, space_TN=np.ones_like(spaces))
     told = fitted(dataclasses.replace(export, calibration=Calibration("isotonic", wide, "scores")))
     assert (told["method"], told["rows"], list(told["maps"])) == ("isotonic", ROWS, list(TASKS))
+
+
+def test_a_calibrated_bundle_scores_by_each_tasks_own_line(models: Trained, tmp_path: Path) -> None:
+    """The lines are those of scikit-learn's logistic regression; joint probabilities and fused score come after."""
+    logit_NT, random = models.logit_NT[SEPARATE], np.random.default_rng(3)
+    standard_NT = (logit_NT - logit_NT.mean(0)) / logit_NT.std(0)
+    share_NT = 1 / (1 + np.exp(-(np.array([0.5, 1.0, 1.5, 2.0]) * standard_NT + np.array([0.7, 0.0, -0.4, -1.0]))))
+    label_NT = (random.random(share_NT.shape) < share_NT).astype(np.float32)
+    everywhere = np.ones((len(TASKS), ROWS), np.bool_)
+    found = Predictions(np.arange(ROWS), list(TASKS), logit_NT.T.astype(np.float32), label_NT.T, everywhere, None)
+    export = plan_export(f"{models.root}/{SEPARATE}/checkpoints", str(tmp_path / "bundle"))
+    write_bundle(dataclasses.replace(export, calibration=Calibration("platt", found, "scores")), lambda _: None)
+    line_NT = np.empty_like(logit_NT)
+    for k in range(len(TASKS)):
+        x_N, ones = logit_NT[:, k : k + 1], label_NT[:, k].sum()
+        target_N = np.where(label_NT[:, k] > 0, (ones + 1) / (ones + 2), 1 / (ROWS - ones + 2))  # Platt's
+        both, weights = np.repeat([1, 0], ROWS), np.concatenate([target_N, 1 - target_N])
+        fitted = LogisticRegression(C=1e12, tol=1e-12, max_iter=10_000).fit(np.vstack([x_N, x_N]), both, weights)
+        line_NT[:, k] = fitted.decision_function(x_N)
+    assert np.abs(line_NT - logit_NT).max(0).min() > 0.1, "each line moves its task"
+    got = load_bundle(str(tmp_path / "bundle")).score_table(models.table)
+    assert_scores(got, models.wanted(SEPARATE, line_NT), within=2e-4)
 
 
 # ---- over HTTP
