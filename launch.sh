@@ -59,10 +59,10 @@ setup_all() {
   fi
   setup base "$root/requirements/$kind.lock"
   local extra
-  for extra in s3 dashboard serve; do
+  for extra in s3 dashboard serve onnx; do
     case " ${FULCRUM_EXTRAS:-} " in *" $extra "*) setup "$extra" "$root/requirements/$extra.lock" ;; esac
   done
-  [ "${1:-}" != dev ] || setup dev "$root"/requirements/{dev,s3,dashboard,serve}.lock
+  [ "${1:-}" != dev ] || setup dev "$root"/requirements/{dev,s3,dashboard,serve,onnx}.lock
   exec 9>&- || true
 }
 

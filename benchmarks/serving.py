@@ -1,7 +1,7 @@
 """The service beside the bare network, in one run: rows a second, and the time of a request, by rows a request.
 
     python benchmarks/serving.py BUNDLE [--rows 1 16 64 256] [--connections 1 8] [--seconds 3] [--rounds 3]
-                                 [--parquet FILE] [--compiled]
+                                 [--parquet FILE] [--engine torch|aoti|onnx]
 
 Sides, interleaved: the network alone on encoded rows, the bundle on rows as mappings, and `./launch.sh serve` asked
 over HTTP by connections that each send the next request as they have the answer. Rows are random, or those of a
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -109,15 +108,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--parquet")
-    parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--engine", choices=("torch", "aoti", "onnx"), default="torch")
     given = parser.parse_args()
-    torch.set_num_threads(1)
-    bundle = load_bundle(given.bundle, given.compiled)
+    bundle = load_bundle(given.bundle, given.engine, threads=1)
     most = max(given.rows)
     rows = rows_of(bundle, given.parquet, 8 * most) if given.parquet else random_rows(bundle, 8 * most)
     folder = str(Path(given.bundle).resolve())
     command = [sys.executable, "-m", "jobs.serve", folder, "--port", "0", "--max-rows", str(most)]
-    process = subprocess.Popen(command + ["--compiled"] * given.compiled, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    process = subprocess.Popen([*command, "--engine", given.engine], stdout=subprocess.PIPE, text=True, cwd=ROOT)
     try:
         assert process.stdout is not None
         address = process.stdout.readline().split("http://")[1].strip()
@@ -139,7 +137,7 @@ def main() -> None:
                     some = act()
                     found[size, side] += some
                     speed[size, side].append(size * len(some) / (time.perf_counter() - began))
-        print(f"machine  {machine()}; {given.rounds} rounds of {given.seconds:g} s a side")
+        print(f"machine  {machine()}; {given.rounds} rounds of {given.seconds:g} s a side; engine {given.engine}")
         print(f"{'rows':>5}  {'side':<20} {'rows/s':>9} {'p50 ms':>8} {'p99 ms':>8}  of the network's rows/s")
         for (size, side), seconds in found.items():
             p50, p99 = np.percentile(seconds, [50, 99]) * 1000

@@ -1,6 +1,6 @@
 """Export a checkpoint as a folder that scores rows with torch and numpy alone.
 
-    ./launch.sh export CHECKPOINT --out BUNDLE [--tables fp32|fp16|int8] [--aoti] [fusion=@FILE.yaml]
+    ./launch.sh export CHECKPOINT --out BUNDLE [--tables fp32|fp16|int8] [--aoti] [--onnx] [fusion=@FILE.yaml]
                        [--calibrate platt|isotonic --predictions SCORES/NAME] [--as-of DAY]
 
 CHECKPOINT is one commit, a `checkpoints` folder (its newest), or OUTPUT@champion of a daily job. The bundle holds the
@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     add("--out", required=True, metavar="BUNDLE", help="folder to write, which must not be there yet")
     add("--tables", choices=("fp32", "fp16", "int8"), default="fp32", help="how the tables are stored (%(default)s)")
     add("--aoti", action="store_true", help="an AOTInductor package as well; needs a C++ compiler")
+    add("--onnx", action="store_true", help="the network as ONNX as well; needs FULCRUM_EXTRAS=onnx")
     add("--calibrate", choices=("platt", "isotonic"), help="calibrate the probabilities on held-out rows")
     add("--predictions", metavar="SCORES/NAME", help="those rows, as `score` wrote them of this checkpoint")
     add("--as-of", metavar="DAY", help="statistics of the days before it (the day after the last of data.train)")
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> None:
         given.out,
         given.tables,
         given.aoti,
+        given.onnx,
         given.as_of,
         given.calibrate,
         given.predictions,

@@ -26,7 +26,8 @@ def parser() -> argparse.ArgumentParser:
     add("bundle", metavar="BUNDLE", help="folder that `export` wrote")
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all (%(default)s)")
     add("--port", type=int, default=8000, help="0 takes a free one (%(default)s)")
-    add("--compiled", action="store_true", help="run the AOTInductor package")
+    engines = "what runs the network: the others are there by --aoti and --onnx of `export` (%(default)s)"
+    add("--engine", choices=("torch", "aoti", "onnx"), default="torch", help=engines)
     add("--threads", type=int, default=1, metavar="N", help="of the network (%(default)s)")
     add("--max-rows", type=int, default=limits.rows, metavar="N", help="of a request (%(default)s)")
     add("--max-body-mib", type=int, default=limits.body_bytes >> 20, metavar="MIB", help="of a request (%(default)s)")
@@ -48,17 +49,14 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError("--threads is 1 or more, --port a number from 0 to 65535")
     if importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("uvicorn") is None:
         raise InputError("the service needs FastAPI and uvicorn; FULCRUM_EXTRAS=serve ./launch.sh serve installs them")
-    import torch
-
     from pipeline.export.loading import load_bundle
     from pipeline.serving.app import service
     from pipeline.serving.server import listening, serve
 
-    torch.set_num_threads(given.threads)
     limits = Limits(given.max_rows, given.max_body_mib << 20, given.max_queue_rows, given.batch_rows, given.wait_ms)
     if limits.queue_rows < limits.rows:
         raise InputError(f"--max-queue-rows: {limits.queue_rows} rows hold no request of --max-rows {limits.rows}")
-    bundle = load_bundle(given.bundle, given.compiled)
+    bundle = load_bundle(given.bundle, given.engine, given.threads)
     with listening(given.host, given.port) as socket:
         host, port = socket.getsockname()[:2]
         told = bundle.about["checkpoint"]

@@ -3,6 +3,7 @@
 bundle.json       format, fields, features, tasks, fused score, calibration, of which checkpoint
 model.pt2         the network and its tables, by torch.export
 model.aoti.pt2    the same as machine code, by AOTInductor; by option
+model.onnx        the same for ONNX Runtime; by option
 vocabularies/     values that have a row, in the order of their rows
 statistics/       of earlier days, as they stood on the day of the export
 scorer/           the package that scores rows with all this
@@ -24,11 +25,11 @@ import torch
 
 from pipeline.export.calibrate import fitted
 from pipeline.export.loading import SCORER, load_bundle
-from pipeline.export.network import ScoringNetwork, Stored, compiled, exported
+from pipeline.export.network import PARTS, ScoringNetwork, Stored, compiled, exported, written_as_onnx
 from pipeline.export.plan import Export
 from pipeline.export.preprocessing import Preprocessing, write_preprocessing
 from pipeline.export.readme import readme
-from pipeline.export.runtime.bundle import COMPILED, MODEL
+from pipeline.export.runtime.engines import ENGINES
 from pipeline.export.runtime.integrity import ABOUT, CHECKSUMS, FORMAT, digest
 from pipeline.export.weights import load_weights
 from pipeline.storage import sync_folder
@@ -36,6 +37,8 @@ from schemas.errors import InputError
 from schemas.job import JobConfig
 
 RUNTIME = Path(__file__).parent / "runtime"
+KINDS = ("int64", "int64", "float32")
+"""Of a list feature's inputs."""
 LARGEST_DIFFERENCE = 1e-5
 """Of logits, between the network as it is exported and as it was trained, on the rows that try it."""
 
@@ -75,23 +78,27 @@ def _write(export: Export, draft: Path, tell: Callable[[str], None]) -> float:
     network = ScoringNetwork(job, dense, tables, export.tables)
     del tables
     program = exported(network, job)
-    torch.export.save(program, draft / MODEL)
+    torch.export.save(program, draft / ENGINES["torch"])
     if export.aoti:
         tell("compiling with AOTInductor")
-        compiled(program, draft / COMPILED)
+        compiled(program, draft / ENGINES["aoti"])
+    if export.onnx:
+        tell("translating to ONNX")
+        written_as_onnx(network, job, draft / ENGINES["onnx"])
+    engines = ["torch", *(["aoti"] if export.aoti else []), *(["onnx"] if export.onnx else [])]
     about = _about(export, preprocessing, calibration)
     (draft / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     (draft / SCORER).mkdir()
     for file in sorted(RUNTIME.glob("*.py")):
         shutil.copyfile(file, draft / SCORER / file.name)
-    (draft / "README.md").write_text(readme(about, export.aoti), encoding="utf-8")
+    (draft / "README.md").write_text(readme(about, engines), encoding="utf-8")
     files = {str(path.relative_to(draft)): digest(path) for path in sorted(draft.rglob("*")) if path.is_file()}
     (draft / CHECKSUMS).write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf-8")
     for path in [*draft.rglob("*")]:
         if path.is_file():
             with path.open("rb") as stream:
                 os.fsync(stream.fileno())
-    difference = max(_difference(draft, network, job, each) for each in ([False, True] if export.aoti else [False]))
+    difference = max(_difference(draft, network, job, engine) for engine in engines)
     shutil.rmtree(draft / SCORER / "__pycache__", ignore_errors=True)
     return difference
 
@@ -117,12 +124,9 @@ def _about(export: Export, preprocessing: Preprocessing, calibration: dict[str, 
                 {"name": "numbers", "type": "float32", "shape": ["rows", len(job.dense)]},
                 {"name": "ids", "type": "int64", "shape": ["rows", len(job.embedded) - len(_lists(preprocessing))]},
                 *(
-                    {
-                        "name": f"lists.{name}",
-                        "type": "(int64 rows of the table, int64 offsets, float32 weights)",
-                        "shape": [["elements"], ["rows + 1"], ["elements"]],
-                    }
+                    {"name": f"lists.{name}.{part}", "type": kind, "shape": [shape]}
                     for name in _lists(preprocessing)
+                    for part, kind, shape in zip(PARTS, KINDS, ("elements", "rows + 1", "elements"), strict=True)
                 ),
             ],
             "outputs": [{"name": "logits", "type": "float32", "shape": ["rows", len(job.tasks)]}],
@@ -134,9 +138,9 @@ def _lists(preprocessing: Preprocessing) -> list[str]:
     return [feature["name"] for feature in preprocessing.features if feature["kind"] in ("ids", "history")]
 
 
-def _difference(draft: Path, network: ScoringNetwork, job: JobConfig, machine_code: bool) -> float:
+def _difference(draft: Path, network: ScoringNetwork, job: JobConfig, engine: str) -> float:
     """How far the written bundle is from the network, on random rows; raises InputError where it is another model."""
-    bundle = load_bundle(str(draft), machine_code)
+    bundle = load_bundle(str(draft), engine)
     random = torch.Generator().manual_seed(0)
     rows = 64
 
@@ -157,12 +161,18 @@ def _difference(draft: Path, network: ScoringNetwork, job: JobConfig, machine_co
     id_BI = torch.stack(ids, dim=1) if ids else torch.empty(rows, 0, dtype=torch.int64)
     with torch.inference_mode():
         trained = network(numbers, id_BI, lists)
-        largest = float((bundle.network(numbers, id_BI, lists) - trained).abs().max())
+    arrays = [tuple(part.numpy() for part in each) for each in lists]
+    got = torch.from_numpy(bundle.network(numbers.numpy(), id_BI.numpy(), arrays))
+    largest = float((got - trained).abs().max())
     allowed = LARGEST_DIFFERENCE * max(1.0, float(trained.abs().max()))
     if not largest <= allowed:
         raise InputError(
             f"the exported model's logits are up to {largest:.3g} from the trained one's, on random rows; "
-            + ("export without --aoti" if machine_code else "this torch exports the model wrongly; try another version")
+            + (
+                "this torch exports the model wrongly; try another version"
+                if engine == "torch"
+                else f"export without --{engine}"
+            )
         )
     return largest
 

@@ -13,12 +13,12 @@ from schemas.errors import InputError
 SCORER = "scorer"
 
 
-def load_bundle(folder: str, compiled: bool = False) -> Any:
+def load_bundle(folder: str, engine: str = "torch", threads: int | None = None) -> Any:
     """The Bundle. Raises InputError, naming the file, where it is not as it was exported."""
     path = Path(folder)
     try:
         checked(path)  # before any code of the bundle runs
-        return scorer(path).Bundle(path, compiled=compiled)
+        return scorer(path).Bundle(path, engine, threads)
     except ValueError as error:
         if isinstance(error, BundleError) or type(error).__name__ == BundleError.__name__:  # the bundle's own class
             raise InputError(str(error)) from error

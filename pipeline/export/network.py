@@ -29,7 +29,7 @@ class Table(nn.Module):
 
     def __init__(self, weight_RD: Tensor, stored: Stored) -> None:
         super().__init__()
-        self.stored = stored
+        self.stored, self.adds = stored, False
         if stored == "int8":
             code_RD, scale_R2 = quantized(weight_RD)
             self.register_buffer("code", code_RD)
@@ -45,7 +45,9 @@ class Table(nn.Module):
         return F.embedding(row_M, self.weight).float()
 
     def bags(self, row_M: Tensor, offset_B: Tensor, weight_M: Tensor) -> Tensor:
-        """x_BD, each list's weighted sum."""
+        """x_BD, each list's weighted sum; by additions one by one where `adds`, since ONNX knows no bags."""
+        if self.adds:
+            return _added(self.rows(row_M) * weight_M[:, None], offset_B)
         if self.stored == "fp32":
             table = self.weight
         else:  # the rows that are read, and no more, as a table of their own
@@ -53,6 +55,14 @@ class Table(nn.Module):
         return F.embedding_bag(
             row_M, table, offset_B, mode="sum", per_sample_weights=weight_M, include_last_offset=True
         )
+
+
+def _added(x_MD: Tensor, offset_B: Tensor) -> Tensor:
+    """x_BD, of each list the sum of its elements."""
+    end_B = offset_B[1:]
+    ends_M = torch.zeros(x_MD.shape[0] + 1, dtype=torch.int64).scatter_add(0, end_B, torch.ones_like(end_B))
+    list_M = ends_M[:-1].cumsum(0)  # as many lists as end at or before an element come before its own
+    return torch.zeros(end_B.shape[0], x_MD.shape[1]).index_add(0, list_M, x_MD)
 
 
 def quantized(weight_RD: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,6 +113,10 @@ class ScoringNetwork(nn.Module):
         return cast(Table, self.tables[key])
 
 
+PARTS = ("rows", "offsets", "weights")
+"""Of a list feature's inputs."""
+
+
 def _key(table: str) -> str:
     return "table_" + table.replace(".", "-")
 
@@ -121,6 +135,27 @@ def exported(network: ScoringNetwork, job: JobConfig) -> torch.export.ExportedPr
     shapes = ({0: rows}, {0: rows}, [({0: size}, {0: rows + 1}, {0: size}) for size in sizes])
     with torch.no_grad():
         return torch.export.export(network, given, dynamic_shapes=shapes, strict=False)
+
+
+def written_as_onnx(network: ScoringNetwork, job: JobConfig, path: Path) -> None:
+    """Writes the network for ONNX Runtime and others that read ONNX. Needs onnx and onnxscript."""
+    tables = [table for table in network.tables.values() if isinstance(table, Table)]
+    lists = [f"lists.{f.name}.{part}" for f in job.features if isinstance(f, ListFeature) for part in PARTS]
+    for table in tables:
+        table.adds = True
+    try:
+        program = torch.onnx.export(
+            exported(network, job),
+            dynamo=True,
+            verbose=False,
+            input_names=["numbers", "ids", *lists],
+            output_names=["logits"],
+        )
+    finally:
+        for table in tables:
+            table.adds = False
+    assert program is not None
+    program.save(path)
 
 
 def compiled(program: torch.export.ExportedProgram, path: Path) -> None:

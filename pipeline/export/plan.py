@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,8 @@ from schemas.load import parse_job, with_overrides
 NOT_EXPORTED = (VOCABULARIES, "tracking", "warm_start", "score", "predict", "evaluate", "fuse", "daily")
 """Of a saved configuration, what a bundle does not take."""
 KEY = "CHECKPOINT"
+ONNX = ("onnx", "onnxscript", "onnxruntime")
+"""Packages that write and try model.onnx."""
 Method = Literal["platt", "isotonic"]
 
 
@@ -41,6 +44,7 @@ class Export:
     out: str
     tables: Literal["fp32", "fp16", "int8"]
     aoti: bool
+    onnx: bool
     day: datetime.date
     """The statistics of earlier days are those before it."""
     calibration: Calibration | None
@@ -51,6 +55,7 @@ def plan_export(
     out: str,
     tables: Literal["fp32", "fp16", "int8"] = "fp32",
     aoti: bool = False,
+    onnx: bool = False,
     as_of: str | None = None,
     calibrate: Method | None = None,
     predictions: str | None = None,
@@ -63,6 +68,9 @@ def plan_export(
         )
     if Path(out).exists():
         raise InputError(f"--out: '{out}' is there already; name another, or remove it")
+    lacking = [name for name in ONNX if onnx and importlib.util.find_spec(name) is None]
+    if lacking:
+        raise InputError(f"--onnx needs {', '.join(lacking)}; FULCRUM_EXTRAS=onnx ./launch.sh export installs what is")
     commit = found_commit(checkpoint, KEY)
     job = _job(commit, overrides)
     check_vocabularies(job, KEY, commit)
@@ -75,7 +83,7 @@ def plan_export(
         )
     if calibrate is not None and predictions is not None:
         calibration = Calibration(calibrate, _predictions(predictions, sha256, job), predictions)
-    return Export(commit, sha256, job, out, tables, aoti, _day(job, as_of), calibration)
+    return Export(commit, sha256, job, out, tables, aoti, onnx, _day(job, as_of), calibration)
 
 
 def _day(job: JobConfig, as_of: str | None) -> datetime.date:

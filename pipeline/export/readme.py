@@ -6,7 +6,7 @@ from typing import Any
 EXAMPLES = {"integer": 7, "number": 1.5, "string": "text"}
 
 
-def readme(about: dict[str, Any], aoti: bool) -> str:
+def readme(about: dict[str, Any], engines: list[str]) -> str:
     """Markdown: what it is, how to score, what it reads and returns."""
     lines = [
         f"# {about['name']}",
@@ -60,11 +60,10 @@ def readme(about: dict[str, Any], aoti: bool) -> str:
         lines += ["", f"Calibrated by {about['calibration']['method']} on {about['calibration']['rows']:,} rows."]
     if as_of := sorted({f["as_of"] for f in about["features"] if f.get("as_of")}):
         lines += ["", f"Features of earlier days are as they stood on {as_of[0]}: export again as days go by."]
-    if aoti:
-        lines += [
-            "",
-            "`Bundle(PATH, compiled=True)` takes model.aoti.pt2, which runs on processors like the exporter's.",
-        ]
+    if "aoti" in engines:
+        lines += ["", "`Bundle(PATH, 'aoti')` takes model.aoti.pt2, which runs on processors like the exporter's."]
+    if "onnx" in engines:
+        lines += ["", "`Bundle(PATH, 'onnx')` takes model.onnx, by onnxruntime and without torch."]
     return "\n".join(lines) + "\n"
 
 

@@ -62,5 +62,6 @@ def quiet_libraries() -> None:
     for module in ("torch", "torchrec", "fbgemm_gpu"):
         for category in (FutureWarning, DeprecationWarning, UserWarning):
             warnings.filterwarnings("ignore", category=category, module=rf"{module}(\.|$)")
-    for name in ("torchrec", "torch.fx"):
+    warnings.filterwarnings("ignore", ".isinstance.treespec, LeafSpec", FutureWarning)  # torch's, in copyreg's name
+    for name in ("torchrec", "torch.fx", "torch.onnx"):
         logging.getLogger(name).setLevel(logging.ERROR)

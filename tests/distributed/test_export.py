@@ -181,7 +181,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 @pytest.fixture(scope="module")
 def bundle(models: Trained) -> Any:
-    return load_bundle(str(models.export(MIXED, "bundle")))
+    return load_bundle(str(models.export(MIXED, "bundle", onnx=True)))
 
 
 def rows_of(bundle: Any, table: pa.Table) -> list[dict[str, Any]]:
@@ -211,7 +211,9 @@ def test_so_it_does_for_every_kind_of_feature_and_values_unheard_of(models: Trai
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_so_does_every_architecture(tmp_path: Path, name: str) -> None:
     models = Trained(tmp_path, [name])
-    assert_scores(load_bundle(str(models.export(name, "bundle"))).score_table(models.table), models.wanted(name))
+    folder = str(models.export(name, "bundle", onnx=True))
+    for engine in ("torch", "onnx"):
+        assert_scores(load_bundle(folder, engine).score_table(models.table), models.wanted(name))
 
 
 def test_rows_columns_and_parts_of_them_score_alike(models: Trained, bundle: Any) -> None:
@@ -253,18 +255,22 @@ sys.meta_path.insert(0, Refuse())
 sys.path.insert(0, sys.argv[1])
 import json
 from scorer import Bundle
-scores = Bundle(sys.argv[1]).score(json.load(open(sys.argv[2])))
+scores = Bundle(sys.argv[1], {engine!r}).score(json.load(open(sys.argv[2])))
 print(json.dumps({{name: x_N.tolist() for name, x_N in scores.items()}}))
 """
 REFUSED = {"torchrec", "fbgemm_gpu", "pyarrow", "pydantic", "pipeline", "schemas", "jobs"}
 
 
-def test_it_needs_torch_and_numpy_alone(models: Trained, bundle: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("engine", "refused"), [("torch", set()), ("onnx", {"torch", "onnx", "onnxscript"})])
+def test_it_needs_numpy_and_its_engine_alone(
+    models: Trained, bundle: Any, tmp_path: Path, engine: str, refused: set[str]
+) -> None:
     """Moved elsewhere, in a process that refuses to import anything else."""
     moved = tmp_path / "elsewhere"
     shutil.copytree(bundle.folder, moved)
     (tmp_path / "rows.json").write_text(json.dumps(rows_of(bundle, models.table)))
-    words = [sys.executable, "-I", "-c", ALONE.format(refused=REFUSED), str(moved), str(tmp_path / "rows.json")]
+    script = ALONE.format(refused=REFUSED | refused, engine=engine)
+    words = [sys.executable, "-I", "-c", script, str(moved), str(tmp_path / "rows.json")]
     said = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     assert said.returncode == 0, said.stderr
     assert_scores({k: np.array(v) for k, v in json.loads(said.stdout).items()}, models.wanted(MIXED))
@@ -456,10 +462,9 @@ def test_a_fused_score_of_other_weights_may_be_exported(models: Trained, tmp_pat
 
 
 @pytest.mark.long
-@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # torch's own, of its own
 def test_machine_code_scores_alike(models: Trained, bundle: Any) -> None:
     folder = models.export(MIXED, "compiled", aoti=True)
-    assert_scores(load_bundle(str(folder), compiled=True).score_table(models.table), models.wanted(MIXED))
+    assert_scores(load_bundle(str(folder), "aoti").score_table(models.table), models.wanted(MIXED))
 
 
 def test_probabilities_are_calibrated_on_held_out_rows(models: Trained, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Scores rows by the bundle that this package lies in: `from scorer import Bundle`. torch and numpy alone."""
+"""Scores rows by the bundle that this package lies in: `from scorer import Bundle`. numpy and torch or ONNX Runtime."""
 
 from .bundle import Bundle
 from .errors import BundleError, FieldError

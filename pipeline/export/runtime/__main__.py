@@ -1,4 +1,4 @@
-"""python -m scorer ROWS.parquet SCORES.parquet: scores of every row, in order. Needs pyarrow."""
+"""python -m scorer ROWS.parquet SCORES.parquet [torch|aoti|onnx]: scores of every row, in order. Needs pyarrow."""
 
 import os
 import sys
@@ -10,17 +10,17 @@ from .errors import BundleError, FieldError
 
 def main(argv: list[str]) -> int:
     """Scores a file; 2 where something is to be mended."""
-    if len(argv) != 2:
+    if len(argv) not in (2, 3):
         print(__doc__, file=sys.stderr)
         return 2
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    source, target = map(Path, argv)
+    source, target = map(Path, argv[:2])
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     done = 0
     try:
-        bundle = Bundle(Path(__file__).parents[1])
+        bundle = Bundle(Path(__file__).parents[1], argv[2] if len(argv) == 3 else "torch")
         names = [field["name"] for field in bundle.fields]
         schema = pa.schema([pa.field(name, pa.float64()) for name in bundle.columns])
         with pq.ParquetFile(source) as file, pq.ParquetWriter(draft, schema) as writer:

@@ -17,16 +17,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from .calibration import calibrated
 from .columns import Column, Columns, by_field, checked, columns_of
 from .encode import Encoded, Encoder, finite
+from .engines import network
 from .errors import BundleError, FieldError
 from .fusion import fused_log_score, outputs
 from .integrity import checked as verified
 
-MODEL, COMPILED = "model.pt2", "model.aoti.pt2"
 AT_ONCE = 16_384
 """Rows that go through the network together at most."""
 Float64 = npt.NDArray[np.float64]
@@ -35,8 +34,8 @@ Float64 = npt.NDArray[np.float64]
 class Bundle:
     """An exported model. Not for several threads at once: give each its own, or a lock."""
 
-    def __init__(self, folder: str | Path, compiled: bool = False) -> None:
-        """Reads the bundle; `compiled` takes the AOTInductor package, which runs on machines like that of the export.
+    def __init__(self, folder: str | Path, engine: str = "torch", threads: int | None = None) -> None:
+        """Reads the bundle; `engine` runs its network, on so many threads: torch, aoti or onnx.
 
         Raises BundleError, naming the file, where it is not as it was exported.
         """
@@ -48,7 +47,8 @@ class Bundle:
         self.tasks: list[dict[str, Any]] = self.about["tasks"]
         self._encoder = Encoder(self.about["features"], self.folder)
         self._fusion, self._calibration = self.about["fusion"], self.about["calibration"]
-        self._network = _compiled(self.folder) if compiled else _exported(self.folder)
+        self.network = network(self.folder, engine, threads)
+        """The network alone: numbers, ids, lists -> logits; at least two rows, and two elements of each list."""
         self._unknown = [feature["rows"] for feature in self.about["features"] if feature["kind"] in ("ids", "history")]
 
     @property
@@ -79,12 +79,7 @@ class Bundle:
 
     def logits(self, encoded: Encoded) -> npt.NDArray[np.float32]:
         """The network's logits_NT, before calibration."""
-        return self.network(*_tensors(encoded, self._unknown))[:-1].numpy()
-
-    def network(self, *inputs: Any) -> torch.Tensor:
-        """The network alone: numbers, ids, lists -> logits; at least two rows, and two elements of each list."""
-        with torch.inference_mode():
-            return self._network(*inputs)
+        return self.network(*_inputs(encoded, self._unknown))[:-1]
 
     def _scores(self, columns: Columns, rows: int) -> dict[str, Float64]:
         if not rows:
@@ -120,29 +115,19 @@ def _cut(encoded: Encoded, begin: int, end: int) -> Encoded:
     return Encoded(encoded.number_NF[begin:end], encoded.id_NI[begin:end], lists)
 
 
-def _tensors(encoded: Encoded, unknown: Sequence[int]) -> tuple[Any, ...]:
+def _inputs(encoded: Encoded, unknown: Sequence[int]) -> tuple[Any, ...]:
     """The network's inputs, with one row more of two unknown ids a list: it never sees fewer than two of anything."""
     number_NF = np.concatenate([encoded.number_NF, np.zeros((1, encoded.number_NF.shape[1]), np.float32)])
     id_NI = np.concatenate([encoded.id_NI, np.zeros((1, encoded.id_NI.shape[1]), np.int64)])
     lists = [
         (
-            torch.from_numpy(np.append(row_M, [last, last])),
-            torch.from_numpy(np.append(offset_N, len(row_M) + 2)),
-            torch.from_numpy(np.append(weight_M, np.zeros(2, np.float32))),
+            np.append(row_M, [last, last]),
+            np.append(offset_N, len(row_M) + 2),
+            np.append(weight_M, np.zeros(2, np.float32)),
         )
         for (row_M, offset_N, weight_M), last in zip(encoded.lists, unknown, strict=True)
     ]
-    return torch.from_numpy(number_NF), torch.from_numpy(id_NI), lists
-
-
-def _exported(folder: Path) -> Any:
-    return torch.export.load(folder / MODEL).module()
-
-
-def _compiled(folder: Path) -> Any:
-    if not (folder / COMPILED).exists():
-        raise BundleError(f"{folder}: was exported without --aoti and has no {COMPILED}; load it without `compiled`")
-    return torch._inductor.aoti_load_package(str(folder / COMPILED))
+    return number_NF, id_NI, lists
 
 
 __all__ = ["Bundle", "BundleError", "FieldError"]
