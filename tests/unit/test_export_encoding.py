@@ -14,6 +14,7 @@ from pipeline.export.network import Table, quantized
 from pipeline.export.runtime import hashing
 from pipeline.export.runtime.arrow import column_of
 from pipeline.export.runtime.columns import column_of as column_of_values
+from pipeline.export.runtime.encode import finite
 from pipeline.export.runtime.history import _keys
 from pipeline.export.runtime.vocabulary import Integers, Strings
 
@@ -73,6 +74,19 @@ def test_crossed_columns_have_the_keys_of_training() -> None:
     wanted = keys_of(pa.record_batch([pa.array(ids), pa.array(words)], ["i", "w"]), ("w", "i"))
     columns = {"i": column_of_values("i", "integer", ids), "w": column_of_values("w", "string", words)}
     np.testing.assert_array_equal(_keys(columns, ["w", "i"])[0], wanted.key_M)
+
+
+def test_integers_of_64_bits_without_a_sign_are_as_large_as_numbers() -> None:
+    big = [2**64 - 1, 2**63, 5, None]
+    wanted = pa.array(big, pa.uint64()).cast(pa.float64(), safe=False).fill_null(1.5).to_pylist()
+    by_list, by_arrow = (
+        column_of_values("id", "integer", big),
+        column_of(pa.table({"id": pa.array(big, pa.uint64())}), {"name": "id", "type": "integer"}),
+    )
+    by_numpy = column_of_values("id", "integer", np.array(big[:3], np.uint64))
+    assert finite("id", by_list, 1.5).tolist() == finite("id", by_arrow, 1.5).tolist() == wanted
+    assert finite("id", by_numpy, None).tolist() == wanted[:3]
+    assert finite("id", column_of_values("id", "integer", [-1, 2**63]), None).tolist() == [-1.0, 2.0**63]
 
 
 def test_integers_of_64_bits_without_a_sign_keep_their_bits() -> None:

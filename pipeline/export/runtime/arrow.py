@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .columns import LIST, Column, Lists, told
+from .columns import LIST, Column, Lists, large, told
 from .errors import FieldError
 
 
@@ -50,8 +50,10 @@ def _plain(name: str, kind: str, column: Any) -> Column:
     if kind == "number":
         x_N = filled.cast(pa.float64(), safe=False).to_numpy()
         return Column(kind, x_N, null_N | np.isnan(x_N))
-    x_N = filled.to_numpy().view(np.int64) if filled.type == pa.uint64() else filled.cast(pa.int64()).to_numpy()
-    return Column(kind, x_N, null_N)
+    if filled.type == pa.uint64():
+        x_N = filled.to_numpy()
+        return Column(kind, x_N.view(np.int64), null_N, large_N=large(x_N))
+    return Column(kind, filled.cast(pa.int64()).to_numpy(), null_N)
 
 
 def _nulls(column: Any) -> Any:

@@ -37,6 +37,8 @@ class Column:
     null_N: Mask
     at_N: Int64 | None = None
     """Of strings, which of the D each row has; None where row n has the n-th."""
+    large_N: Mask | None = None
+    """Of integers, those of 2^63 and more, where there are any."""
 
     def __len__(self) -> int:
         return len(self.null_N)
@@ -137,8 +139,10 @@ def _plain(name: str, kind: str, values: Any) -> Column:
     if isinstance(values, np.ndarray) and values.ndim == 1 and kind != "string":
         found = values.dtype.kind
         if found in "iu":
-            x_N = values.astype(np.float64) if kind == "number" else values.astype(np.int64)
-            return Column(kind, x_N, np.zeros(len(values), np.bool_))
+            null_N = np.zeros(len(values), np.bool_)
+            if kind == "number":
+                return Column(kind, values.astype(np.float64), null_N)
+            return Column(kind, values.astype(np.int64), null_N, large_N=large(values))
         if found == "f" and kind == "number":
             x_N = values.astype(np.float64)
             return Column(kind, x_N, np.isnan(x_N))
@@ -157,7 +161,8 @@ def _plain(name: str, kind: str, values: Any) -> Column:
     if kind == "string":
         return Column(kind, _encoded(name, values), null_N)
     if kind == "integer":
-        return Column(kind, _integers(name, values), null_N)
+        bits_N, large_N = _integers(name, values)
+        return Column(kind, bits_N, null_N, large_N=large_N)
     try:
         x_N = np.array(values, np.float64)
     except OverflowError:
@@ -178,14 +183,24 @@ def _encoded(name: str, values: list[str]) -> list[bytes]:
         raise
 
 
-def _integers(name: str, values: list[int]) -> Int64:
+def _integers(name: str, values: list[int]) -> tuple[Int64, Mask | None]:
+    """In 64 bits, and which of them are 2^63 or more."""
     try:
-        return np.array(values, np.int64)
+        return np.array(values, np.int64), None
     except OverflowError:
         for row, value in enumerate(values):
             if not -(2**63) <= value < 2**64:
                 raise FieldError(name, row, f"is {_shown(value)}, an integer of more than 64 bits") from None
-        return np.array([value % 2**64 for value in values], np.uint64).view(np.int64)
+        bits_N = np.array([value % 2**64 for value in values], np.uint64).view(np.int64)
+        return bits_N, np.array([value >= 2**63 for value in values])
+
+
+def large(x_N: npt.NDArray[Any]) -> Mask | None:
+    """Which are 2^63 or more, of unsigned numbers of 64 bits; None where there are none."""
+    if x_N.dtype != np.uint64:
+        return None
+    large_N = x_N >= np.uint64(2**63)
+    return large_N if large_N.any() else None
 
 
 def _shown(value: Any) -> str:

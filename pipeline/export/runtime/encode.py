@@ -150,6 +150,8 @@ def _weights(feature: Mapping[str, Any], columns: Columns, offset_N: Int64) -> F
 def finite(name: str, column: Column, missing: float | None) -> Float64:
     """The column's numbers in 64 bits, `missing` in place of null and NaN. Raises FieldError for infinities."""
     x_N: Float64 = column.values.astype(np.float64)
+    if column.large_N is not None:
+        x_N = np.where(column.large_N, column.values.view(np.uint64).astype(np.float64), x_N)
     if missing is not None:
         x_N = np.where(column.null_N, missing, x_N)
     bad_N = ~np.isfinite(x_N)
