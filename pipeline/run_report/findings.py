@@ -6,6 +6,7 @@ The limits are told in docs/report.md. They find what deserves a look; they judg
 import bisect
 import itertools
 import math
+import statistics
 from collections.abc import Iterator
 
 from pipeline.run_report.record import Run, Series
@@ -18,8 +19,8 @@ WAIT = 0.2
 """Share of the time that training waited for its reader."""
 LOAD = 0.02
 """Share of a level's gate weight under which an expert does nothing."""
-CONFLICT = -0.05
-"""Mean cosine of two tasks' gradients."""
+CONFLICT = -0.1
+"""Mean cosine of two tasks' gradients: nearer 0 a step for one costs the other little."""
 SEESAW = 0.005
 """Fall of a task's AUC from the first third of training to the last."""
 GAP = 0.05
@@ -149,13 +150,18 @@ def _network(run: Run) -> Iterator[str]:
                     "Fewer experts would do, or a smaller learning rate at the start."
                 )
     for pair, points in run.below("gradients", "cosine").items():
-        average = mean(points)
-        if average is not None and average < CONFLICT:
+        average, told = mean(points), [value for _, value in points if math.isfinite(value)]
+        if average is not None and average < CONFLICT and average + 3 * _standard_error(told) < 0:
             a, b = pair.split("~")
             yield (
                 f"{a} and {b} pull the shared parameters apart: mean cosine of their gradients {average:.2f}. See "
                 "balance.method, or give them experts of their own (model.task_experts)."
             )
+
+
+def _standard_error(told: list[float]) -> float:
+    """Of the mean of looks that lie far apart; infinite of fewer than three."""
+    return statistics.stdev(told) / math.sqrt(len(told)) if len(told) >= 3 else math.inf
 
 
 def experts(run: Run) -> dict[str, dict[str, Series]]:

@@ -230,6 +230,23 @@ def test_noise_is_no_seesaw(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("cosines", "told"),
+    [
+        ([-0.3, -0.25, -0.35], True),
+        ([-0.06] * 20, False),  # as good as strangers
+        ([-0.3, -0.3], False),  # two looks
+        ([0.5, -0.9, 0.4, -0.9, 0.2], False),  # no more than noise
+        ([math.nan, -0.3, -0.25, -0.35], True),
+    ],
+)
+def test_tasks_pull_apart_where_it_is_beyond_noise(tmp_path: Path, cosines: list[float], told: bool) -> None:
+    journal = Journal(tmp_path, "s", "train", 0, about("s", tmp_path))
+    for n, cosine in enumerate(cosines):
+        journal.values(n + 1, {"gradients/cosine/click~order": cosine})
+    assert any("pull the shared parameters apart" in words for words in findings(run_of(tmp_path))) == told
+
+
+@pytest.mark.parametrize(
     ("key", "value", "said"),
     [
         ("data/quarantined_rows", 7.0, "7 rows were bad and left out"),
