@@ -33,7 +33,9 @@ def parser() -> argparse.ArgumentParser:
     add("--out", required=True, metavar="PATH", help="root of the new log: a path or an fsspec URL outside the first")
     add("--days", nargs=2, type=_date, metavar=("FROM", "TO"), help="both included (default: every day there is)")
     kept = out.add_mutually_exclusive_group()
-    kept.add_argument("--columns", nargs="+", metavar="NAME", help="keep these alone, and user_id and event_time")
+    kept.add_argument(
+        "--columns", action="extend", nargs="+", metavar="NAME", help="keep these alone, and user_id and event_time"
+    )
     kept.add_argument("--config", metavar="JOB.yaml", help="keep the columns that this job reads, and those two")
     add("--row-group-rows", type=_count, default=ROW_GROUP_ROWS, metavar="N", help="rows a row group (%(default)s)")
     add("--file-mb", type=_count, default=FILE_BYTES >> 20, metavar="N", help="MiB a file, about (%(default)s)")

@@ -57,7 +57,14 @@ def parser() -> argparse.ArgumentParser:
     add("--from", dest="first", type=_date, metavar="DAY", help="first day of several, in turn")
     add("--to", dest="last", type=_date, metavar="DAY", help="last day of several")
     add("--catch-up", action="store_true", help="begin with the first open day before it")
-    add("--accept", nargs="+", default=[], metavar="RULE", help="rules of the checks that this day may break")
+    add(
+        "--accept",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="RULE",
+        help="rules of the checks that this day may break",
+    )
     add("--again", action="store_true", help="begin the day anew, beside what was done before")
     add("--skip", type=_date, metavar="DAY", help="leave a day out of every model, for good")
     add("--because", metavar="TEXT", help="why; kept in the records")

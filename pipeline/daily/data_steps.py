@@ -98,6 +98,8 @@ def refuse(work: Work, findings: list[Finding]) -> None:
     standing = [finding for finding in findings if not finding.accepted]
     if standing:
         words = "\n".join(f"  {finding.word}: {finding.words}" for finding in standing)
+        if len(standing) > 1:
+            words += f"\n  all at once: --accept {' '.join(sorted({finding.rule for finding in standing}))}"
         told = [{"rule": f.rule, "subject": f.subject, "words": f.words} for f in standing]
         raise DayEndedError(INVALID, "failed_validation", words, {"findings": told})
 

@@ -4,7 +4,8 @@ import dataclasses
 import datetime
 import math
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +16,10 @@ from sklearn.metrics import roc_auc_score
 from pipeline.daily import differences
 from pipeline.daily.checks import Finding, check_champion, check_day, passed
 from pipeline.daily.columns import ColumnDay, Edges, Sums, ValueWatch
+from pipeline.daily.data_steps import refuse
 from pipeline.daily.event_times import TimeDay
 from pipeline.daily.statistics import DayStatistics, day_statistics, edges_of
+from pipeline.daily.work import DayEndedError, Work
 from pipeline.data.declared_truth import TruthSpec
 from pipeline.data.files import plan
 from pipeline.data.generated_log import LogSpec, generate_log, truth_probabilities
@@ -351,3 +354,14 @@ def test_values_of_equal_share_exchanged_are_seen_by_label_and_champion_and_by_n
     assert words(job, today, [statistics for statistics, _ in usual]) == {"meaning:code"}
     found = check_champion(job, CHECKS, champion, [tasks for _, tasks in usual])
     assert [f.word for f in found] == ["auc_drop:click"]
+
+
+def test_what_stands_may_be_accepted_at_once() -> None:
+    work = SimpleNamespace(say=lambda _: None)
+    found = [Finding(rule, subject, 1.0, None, 0.5, "odd") for rule, subject in (("volume", ""), ("meaning", "age"))]
+    with pytest.raises(
+        DayEndedError, match=r"  volume: odd\n  meaning:age: odd\n  all at once: --accept meaning volume$"
+    ):
+        refuse(cast(Work, work), found)
+    with pytest.raises(DayEndedError, match=r"  volume: odd$"):
+        refuse(cast(Work, work), [found[0], dataclasses.replace(found[1], accepted=True)])

@@ -1,5 +1,6 @@
 """The jobs' own words: help for each, the doctor's findings, the editor's schema."""
 
+import ast
 import importlib.metadata
 import json
 import os
@@ -142,3 +143,16 @@ def test_a_stop_waits_for_no_node_that_may_have_failed(monkeypatch: pytest.Monke
     agent._interrupts.stopping = stopping
     agent._exit_barrier()
     assert waited == ([] if stopping else [agent])
+
+
+def test_an_option_of_several_words_may_be_given_several_times() -> None:
+    """argparse forgets what it was given before, unless told to extend it."""
+    found = []
+    for path in sorted((ROOT / "jobs").glob("*.py")):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and call.args and isinstance(call.args[0], ast.Constant):
+                named = {each.arg: getattr(each.value, "value", None) for each in call.keywords}
+                if str(call.args[0].value).startswith("--") and named.get("nargs") in ("+", "*"):
+                    found.append(call.args[0].value)
+                    assert named.get("action") == "extend", f"{path.name}: {call.args[0].value}"
+    assert "--accept" in found
