@@ -3,7 +3,8 @@
     FULCRUM_EXTRAS=serve ./launch.sh serve BUNDLE [--host 127.0.0.1] [--port 8000]
 
 POST /score {"rows": [{...}]}, GET /health, /schema, /metrics: docs/serving.md. Requests that come together are scored
-together. SIGTERM or SIGINT: every request that was accepted is answered, then it ends with 0.
+together. SIGTERM or SIGINT: every request that was accepted is answered, then it ends with 0; with 1 where a second
+signal or --answer-seconds cut some off.
 """
 
 import argparse
@@ -14,7 +15,15 @@ from jobs.failure import reported
 from pipeline.serving.limits import Limits
 from schemas.errors import InputError
 
-FEWEST = {"max_rows": 1, "max_body_mib": 1, "max_queue_rows": 1, "batch_rows": 1, "wait_ms": 0, "drain_seconds": 0}
+FEWEST = {
+    "max_rows": 1,
+    "max_body_mib": 1,
+    "max_queue_rows": 1,
+    "batch_rows": 1,
+    "wait_ms": 0,
+    "drain_seconds": 0,
+    "answer_seconds": 1,
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -35,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
     add("--batch-rows", type=int, default=limits.batch_rows, metavar="N", help="scored together (%(default)s)")
     add("--wait-ms", type=float, default=limits.wait_ms, metavar="MS", help="for others to batch with (%(default)s)")
     drained = "after a signal, with /health at 503 (%(default)s)"
+    waited = "the longest that a stop waits for requests on their way (%(default)s)"
+    add("--answer-seconds", type=int, default=20, metavar="S", help=waited)
     add("--drain-seconds", type=float, default=0.0, metavar="S", help=drained)
     return out
 
@@ -61,7 +72,9 @@ def main(argv: list[str] | None = None) -> None:
         host, port = socket.getsockname()[:2]
         told = bundle.about["checkpoint"]
         print(f"serving {bundle.about['name']} of step {told['step']:,} on http://{host}:{port}", flush=True)
-        serve(service(bundle, limits), socket, given.drain_seconds)
+        cut_off = serve(service(bundle, limits), socket, given.drain_seconds, given.answer_seconds)
+    if cut_off:
+        sys.exit(f"stopped: {cut_off} requests on their way were cut off")
     print("stopped: every accepted request was answered", flush=True)
 
 

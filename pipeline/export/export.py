@@ -36,6 +36,7 @@ from pipeline.storage import sync_folder
 from schemas.errors import InputError
 from schemas.job import JobConfig
 
+README = "README.md"
 RUNTIME = Path(__file__).parent / "runtime"
 KINDS = ("int64", "int64", "float32")
 """Of a list feature's inputs."""
@@ -86,13 +87,14 @@ def _write(export: Export, draft: Path, tell: Callable[[str], None]) -> float:
         tell("translating to ONNX")
         written_as_onnx(network, job, draft / ENGINES["onnx"])
     engines = ["torch", *(["aoti"] if export.aoti else []), *(["onnx"] if export.onnx else [])]
-    about = _about(export, preprocessing, calibration)
-    (draft / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     (draft / SCORER).mkdir()
     for file in sorted(RUNTIME.glob("*.py")):
         shutil.copyfile(file, draft / SCORER / file.name)
-    (draft / "README.md").write_text(readme(about, engines), encoding="utf-8")
     files = {str(path.relative_to(draft)): digest(path) for path in sorted(draft.rglob("*")) if path.is_file()}
+    about = _about(export, preprocessing, calibration, dict(files))
+    (draft / ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    (draft / README).write_text(readme(about, engines), encoding="utf-8")
+    files |= {name: digest(draft / name) for name in (ABOUT, README)}
     (draft / CHECKSUMS).write_text(json.dumps({"files": files}, indent=1) + "\n", encoding="utf-8")
     for path in [*draft.rglob("*")]:
         if path.is_file():
@@ -103,7 +105,9 @@ def _write(export: Export, draft: Path, tell: Callable[[str], None]) -> float:
     return difference
 
 
-def _about(export: Export, preprocessing: Preprocessing, calibration: dict[str, Any] | None) -> dict[str, Any]:
+def _about(
+    export: Export, preprocessing: Preprocessing, calibration: dict[str, Any] | None, files: dict[str, str]
+) -> dict[str, Any]:
     job, commit = export.job, export.commit
     return {
         "format": FORMAT,
@@ -115,7 +119,7 @@ def _about(export: Export, preprocessing: Preprocessing, calibration: dict[str, 
         "torch": torch.__version__,
         "fields": preprocessing.fields,
         "features": preprocessing.features,
-        "data": preprocessing.data,
+        "data": files,
         "tasks": job.outputs,
         "fusion": None if job.fusion is None else job.fusion.model_dump(mode="json"),
         "calibration": calibration,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,8 +43,6 @@ class Preprocessing:
     """Columns that are read: name, type, and whether null is a value."""
     features: list[dict[str, Any]]
     """In the YAML's order."""
-    data: dict[str, str]
-    """Files beside it, and their SHA-256."""
 
 
 def write_preprocessing(job: JobConfig, folder: Path, day: datetime.date, tell: Callable[[str], None]) -> Preprocessing:
@@ -53,9 +50,9 @@ def write_preprocessing(job: JobConfig, folder: Path, day: datetime.date, tell: 
 
     Raises InputError for a vocabulary that is gone or too long, and where the log does not give the statistics.
     """
-    out = Preprocessing([], [], {})
+    out = Preprocessing([], [])
     types = _types(job)
-    files = _vocabularies(job, folder, out)
+    files = _vocabularies(job, folder)
     history = scoring_day(job, day, tell) if job.history else None
     for feature in job.features:
         told = feature.model_dump(mode="json") | {"column": feature.source}
@@ -65,7 +62,7 @@ def write_preprocessing(job: JobConfig, folder: Path, day: datetime.date, tell: 
         if path := getattr(feature, "vocabulary", None):
             told["vocabulary"] = files[path]
         if history is not None and isinstance(feature, CountFeature | TargetEncodingFeature | HistoryListFeature):
-            told |= _statistics(job, feature, history, day, folder, out)
+            told |= _statistics(job, feature, history, day, folder)
             told["columns"] = list(feature.sources) if not isinstance(feature, HistoryListFeature) else None
         out.features.append(told)
         for name, kind, null in _reads(feature, types):
@@ -131,7 +128,7 @@ def _type(kind: pa.DataType) -> str:
     return "integer" if pt.is_integer(kind) else "string"
 
 
-def _vocabularies(job: JobConfig, folder: Path, out: Preprocessing) -> dict[str, str]:
+def _vocabularies(job: JobConfig, folder: Path) -> dict[str, str]:
     """Writes each vocabulary once; by its path, the file below the bundle."""
     written: dict[str, str] = {}
     found = vocabularies(job)
@@ -140,7 +137,7 @@ def _vocabularies(job: JobConfig, folder: Path, out: Preprocessing) -> dict[str,
             name = f"vocabularies/{feature.table_name}.npz"
             if name in written.values():
                 name = f"vocabularies/{feature.table_name}-{len(written)}.npz"
-            _save(folder, name, _vocabulary(found[feature.name]), out)
+            _save(folder, name, _vocabulary(found[feature.name]))
             written[feature.vocabulary] = name
     return written
 
@@ -155,9 +152,7 @@ def _vocabulary(vocabulary: Vocabulary) -> dict[str, npt.NDArray[Any]]:
     return {"bytes": raw[edge_V[0] : edge_V[-1]], "length": np.diff(edge_V)}
 
 
-def _statistics(
-    job: JobConfig, feature: Any, history: History, day: datetime.date, folder: Path, out: Preprocessing
-) -> dict[str, Any]:
+def _statistics(job: JobConfig, feature: Any, history: History, day: datetime.date, folder: Path) -> dict[str, Any]:
     """Writes what a feature's values come to before the day; what bundle.json says of it."""
     name = f"statistics/{feature.name}.npz"
     if isinstance(feature, HistoryListFeature):
@@ -172,13 +167,13 @@ def _statistics(
             row_M[:] = lookup(value_M)
         else:
             to_rows(value_M, job.tables[feature.table_name].rows, feature.hash, row_M)
-        _save(folder, name, {"key_K": key_K[order_K], "offset_K": edge_K, "row_M": row_M[at_M]}, out)
+        _save(folder, name, {"key_K": key_K[order_K], "offset_K": edge_K, "row_M": row_M[at_M]})
         return {"statistics": name, "vocabulary": None, "as_of": str(day)}
     key_K, before, days = history.standing(feature, day)
     kept_K = np.flatnonzero((before.count_M != 0) | (before.sum_M != 0))
     kept_K = kept_K[np.argsort(key_K[kept_K], kind="stable")]
     arrays = {"key_K": key_K[kept_K], "count_K": before.count_M[kept_K], "sum_K": before.sum_M[kept_K]}
-    _save(folder, name, arrays, out)
+    _save(folder, name, arrays)
     told: dict[str, Any] = {"statistics": name, "as_of": str(day), "days_looked_at": days}
     if isinstance(feature, TargetEncodingFeature):
         kinds = {task.name: task.kind for task in job.tasks}
@@ -186,9 +181,8 @@ def _statistics(
     return told
 
 
-def _save(folder: Path, name: str, arrays: dict[str, npt.NDArray[Any]], out: Preprocessing) -> None:
+def _save(folder: Path, name: str, arrays: dict[str, npt.NDArray[Any]]) -> None:
     path = folder / name
     path.parent.mkdir(exist_ok=True)
     with path.open("wb") as stream:
         np.savez(stream, **arrays)  # type: ignore[arg-type]
-    out.data[name] = hashlib.sha256(path.read_bytes()).hexdigest()

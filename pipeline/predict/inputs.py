@@ -45,6 +45,8 @@ class InputFile:
     """Rows of each row group."""
     schema: bytes
     """Its Arrow schema, serialized: equal ones are one object."""
+    version: str = ""
+    """Of its content, by its storage: an ETag, or when it was written last."""
 
     @property
     def rows(self) -> int:
@@ -79,8 +81,28 @@ class LeftOut:
     reason: str
 
 
-def list_inputs(job: JobConfig, config: PredictConfig) -> list[tuple[str, str, int]]:
-    """Every Parquet file below the input: its name below the root, its path, its size; by name.
+@dataclasses.dataclass(frozen=True, order=True)
+class Listed:
+    """A file that was found."""
+
+    name: str
+    """Below the root."""
+    path: str
+    size: int
+    version: str
+
+
+VERSIONS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated")
+"""Where the storages tell of a file's version."""
+
+
+def _listed(name: str, path: str, entry: dict[str, Any]) -> Listed:
+    version = next((str(entry[key]) for key in VERSIONS if entry.get(key) is not None), "")
+    return Listed(name, path, int(entry["size"]), version)
+
+
+def list_inputs(job: JobConfig, config: PredictConfig) -> list[Listed]:
+    """Every Parquet file below the input, by name.
 
     What begins with a dot or an underscore is not looked at. Raises InputError where there is no file.
     """
@@ -93,12 +115,12 @@ def list_inputs(job: JobConfig, config: PredictConfig) -> list[tuple[str, str, i
 
     found = patiently(lambda: bounded(find, fs, job.data.storage), job.data.storage, f"predict.input: '{config.input}'")
     if list(found) == [root]:  # one file
-        return [(root.rsplit("/", 1)[-1], root, int(found[root]["size"]))]
+        return [_listed(root.rsplit("/", 1)[-1], root, found[root])]
     out = []
     for path, entry in found.items():
         name = path[len(root) + 1 :]
         if name.endswith(".parquet") and not any(part[0] in "._" for part in name.split("/")):
-            out.append((name, path, int(entry["size"])))
+            out.append(_listed(name, path, entry))
     if not out:
         raise InputError(
             f"predict.input: '{config.input}' is no Parquet file and holds none; name a file, or a folder with "
@@ -137,11 +159,11 @@ def read_inputs(own: JobConfig, config: PredictConfig) -> tuple[list[InputFile],
     return files, left_out
 
 
-def _file(own: JobConfig, config: PredictConfig, fs: Any, listed: tuple[str, str, int]) -> InputFile | LeftOut:
-    name, path, size = listed
+def _file(own: JobConfig, config: PredictConfig, fs: Any, listed: Listed) -> InputFile | LeftOut:
+    name, path = listed.name, listed.path
     bad = own.data.bad
     try:
-        footer = _footer(own, fs, path, size)
+        footer = _footer(own, fs, path, listed.size)
         metadata = footer.metadata
         rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         if metadata.num_rows != sum(rows) or any(n < 0 for n in rows):
@@ -161,7 +183,8 @@ def _file(own: JobConfig, config: PredictConfig, fs: Any, listed: tuple[str, str
         return LeftOut(name, "schema", f"column '{error.column}' {error.reason}")
     kept = pa.schema([schema.field(column) for column in config.keep])
     serialized = kept.remove_metadata().serialize().to_pybytes()
-    return InputFile(name, path, footer.file_bytes, footer.digest, footer.length, tuple(rows), serialized)
+    size, version = footer.file_bytes, listed.version
+    return InputFile(name, path, size, footer.digest, footer.length, tuple(rows), serialized, version)
 
 
 def _wanted(own: JobConfig, config: PredictConfig) -> Sequence[Any]:

@@ -20,6 +20,7 @@ from pipeline.data.quarantine import Piece
 from pipeline.predict.bad import BadRows
 from pipeline.predict.inputs import LOCAL_THREADS, REMOTE_THREADS, InputFile, LeftOut, read_inputs
 from pipeline.predict.output import FORMAT, OTHER, ROW, Done, Output, output_columns
+from pipeline.storage import filesystem
 from pipeline.train.checkpoint_store import Commit
 from pipeline.train.scoring import check_vocabularies, found_commit, manifest_hash, model_job
 from schemas.errors import InputError
@@ -148,7 +149,7 @@ def _about(
         "fusion": None if own.fusion is None else own.fusion.model_dump(mode="json"),
         "keep": config.keep,
         "history": earlier,
-        "input": {"bytes": file.size, "footer": file.footer.hex()},
+        "input": {"bytes": file.size, "footer": file.footer.hex(), "version": file.version},
     }
 
 
@@ -160,6 +161,13 @@ def _what_is_left(found: Prediction) -> Prediction:
     output = Output(found.config.out)
     if any(file.path == f"{output.root}/{file.name}" for file in found.files):
         raise InputError(f"predict.out: '{found.config.out}' is the input's own folder; name another")
+    _, root = filesystem(found.config.input, found.job.data.storage)
+    below = output.root.removeprefix(f"{root.rstrip('/')}/")
+    if below != output.root and not any(part[0] in "._" for part in below.split("/")):
+        raise InputError(
+            f"predict.out: '{found.config.out}' lies in the input, whose next run would score it too; name a folder "
+            "beside it"
+        )
     with ThreadPoolExecutor(LOCAL_THREADS if output.local else REMOTE_THREADS) as pool:
         there = list(pool.map(output.done, found.files))
     parts = output.parts()

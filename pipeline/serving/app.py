@@ -48,9 +48,10 @@ def service(bundle: Any, limits: Limits) -> FastAPI:
     async def health() -> Response:
         """Whether requests are welcome."""
         about = bundle.about
-        told = {"status": "stopping" if app.state.draining else "ok", "name": about["name"]}
+        status = "stopping" if app.state.draining else "ok" if batcher.alive else "failed"
+        told = {"status": status, "name": about["name"]}
         told |= {"checkpoint": about["checkpoint"]["name"], "step": about["checkpoint"]["step"]}
-        return _json(told, 503 if app.state.draining else 200)
+        return _json(told, 200 if status == "ok" else 503)
 
     @app.get("/schema")
     async def schema() -> Response:
@@ -121,7 +122,7 @@ def _rows_of(body: bytes, most: int) -> list[dict[str, Any]]:
 
 def _finite(x_N: list[float]) -> list[float]:
     """JSON has no infinity; a score beyond 64 bits comes first all the same, as `log_score` tells exactly."""
-    return [x if math.isfinite(x) else math.copysign(LARGEST, x) for x in x_N]
+    return [math.copysign(LARGEST, x) if math.isinf(x) else x for x in x_N]
 
 
 def _json(content: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

@@ -5,6 +5,7 @@ A request is taken on whole or not at all; whatever was taken on is scored, also
 
 import asyncio
 import dataclasses
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -50,6 +51,22 @@ class Batcher:
     def start(self) -> None:
         """Begins to score; in the event loop."""
         self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._ended)
+
+    @property
+    def alive(self) -> bool:
+        """Whether what is taken on will be answered."""
+        return self._task is not None and not self._task.done()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """Nobody waits for a task that is gone."""
+        error = None if task.cancelled() else task.exception()
+        for each in self._waiting:
+            if not each.answer.done():
+                each.answer.set_exception(RuntimeError(f"scoring has ended: {error!r}"))
+                each.answer.exception()  # looked at: who hung up does not
+        self._waiting.clear()
+        self._stopping = True
 
     async def submit(self, rows: Rows) -> Scores:
         """The rows' scores. Raises QueueFullError, StoppingError, and the scorer's ValueError for rows it refuses."""
@@ -114,14 +131,17 @@ class Batcher:
     def _scored(self, requests: list[Rows]) -> list[Scores | BaseException]:
         """Each request's scores, or what is wrong with it; in the network's thread."""
         if len(requests) > 1:
-            with suppress(Exception):  # of one of them: each is asked on its own
+            with suppress(BaseException):  # of one of them: each is asked on its own
                 return _apart(self._timed([row for rows in requests for row in rows]), requests)
         out: list[Scores | BaseException] = []
         for rows in requests:
             try:
                 out += _apart(self._timed(rows), [rows])
-            except Exception as error:
+            except ValueError as error:
                 out.append(error)
+            except BaseException as error:  # SystemExit and StopIteration too, which no future takes
+                traceback.print_exception(error)
+                out.append(RuntimeError(f"scoring failed: {error!r}"))
         return out
 
     def _timed(self, rows: Rows) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """uvicorn around the service: one process, and a stop that loses nothing.
 
-At SIGTERM or SIGINT /health turns to 503, so that a balancer sends no more; after `drain_seconds` no connection is
-accepted any more, and every request that was is answered. A second signal ends the waiting.
+At SIGTERM or SIGINT /health turns to 503, so that a balancer sends no more, and every answer closes its connection, so
+that who keeps one open sends the next request elsewhere. After `drain_seconds` no connection is accepted any more, and
+every request that was is answered. A second signal, or a client that takes its time, ends the waiting.
 """
 
 import asyncio
@@ -13,9 +14,41 @@ import uvicorn
 
 from schemas.errors import InputError
 
-ANSWER_SECONDS = 30
-"""The longest that a stop waits for requests on their way."""
 BACKLOG = 2048
+LAST_SECONDS = 0.3
+"""What was sent before the end of accepting is read within."""
+
+
+class Closing:
+    """The application, whose answers close their connections while it drains. ASGI."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self.cut_off = 0
+        """Requests on their way that the stop did not wait for."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """One request, or the lifespan."""
+        begun = False
+
+        async def closing(message: Any) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                if self._app.state.draining:
+                    message = message | {"headers": [*message.get("headers", []), (b"connection", b"close")]}
+            await send(message)
+
+        try:
+            await self._app(scope, receive, closing)
+        except asyncio.CancelledError:
+            if scope["type"] != "http":
+                raise
+            self.cut_off += 1
+            if not begun:
+                headers = [(b"content-type", b"application/json")]
+                await closing({"type": "http.response.start", "status": 503, "headers": headers})
+                await closing({"type": "http.response.body", "body": b'{"error":"the service has stopped"}'})
 
 
 class DrainingServer(uvicorn.Server):
@@ -23,9 +56,10 @@ class DrainingServer(uvicorn.Server):
 
     should_exit: bool
 
-    def __init__(self, app: Any, drain_seconds: float) -> None:
+    def __init__(self, app: Any, drain_seconds: float, answer_seconds: int) -> None:
+        self.closing = Closing(app)
         super().__init__(
-            uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=ANSWER_SECONDS)
+            uvicorn.Config(self.closing, log_level="error", access_log=False, timeout_graceful_shutdown=answer_seconds)
         )
         self._app, self._drain_seconds = app, drain_seconds
         self.should_exit: bool = False
@@ -43,6 +77,14 @@ class DrainingServer(uvicorn.Server):
 
     def _stop(self) -> None:
         self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Reads what was sent before, then takes nothing more on."""
+        await asyncio.sleep(LAST_SECONDS / 3)  # connections that wait to be accepted
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(LAST_SECONDS)  # an idle connection is closed below, whatever lies in it unread
+        await super().shutdown(sockets)
 
 
 def listening(host: str, port: int) -> socket.socket:
@@ -63,6 +105,8 @@ def listening(host: str, port: int) -> socket.socket:
     return out
 
 
-def serve(app: Any, on: socket.socket, drain_seconds: float) -> None:
-    """Serves until a signal, and returns once every request that was accepted is answered."""
-    asyncio.run(DrainingServer(app, drain_seconds).serve([on]))
+def serve(app: Any, on: socket.socket, drain_seconds: float, answer_seconds: int) -> int:
+    """Serves until a signal, then answers what was accepted, for `answer_seconds` at most; the requests it cut off."""
+    server = DrainingServer(app, drain_seconds, answer_seconds)
+    asyncio.run(server.serve([on]))
+    return server.closing.cut_off

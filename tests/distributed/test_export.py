@@ -330,7 +330,7 @@ def swap(folder: Path) -> str:
     one.write_bytes(other.read_bytes())
     other.write_bytes(content)
     sums_anew(folder)
-    return "vocabularies/user.npz: is not the one that the model was exported with"
+    return "statistics/user_click.npz: is not the one that the model was exported with"
 
 
 def older(folder: Path) -> str:
@@ -355,19 +355,49 @@ def code(folder: Path) -> str:
     return "encode.py: is not as it was exported"
 
 
+def other_weights(folder: Path) -> str:
+    shutil.copyfile(folder / "model.onnx", folder / "model.pt2")
+    sums_anew(folder)
+    return "model.pt2: is not the one that the model was exported with"
+
+
+def other_code(folder: Path) -> str:
+    code(folder)
+    sums_anew(folder)
+    return "encode.py: is not the one that the model was exported with"
+
+
+def unlisted(folder: Path) -> str:
+    told = json.loads((folder / "checksums.json").read_text())
+    told["files"] = {"bundle.json": told["files"]["bundle.json"]}
+    (folder / "checksums.json").write_text(json.dumps(told))
+    return "is not the one that the model was exported with"
+
+
+def incomplete(folder: Path) -> str:
+    about = json.loads((folder / "bundle.json").read_text())
+    del about["data"]
+    (folder / "bundle.json").write_text(json.dumps(about))
+    sums_anew(folder)
+    return "bundle.json: does not tell 'data'"
+
+
 def none(folder: Path) -> str:
     (folder / "checksums.json").unlink()
     return "is no bundle"
 
 
-@pytest.mark.parametrize("how", [flip, swap, older, edited, lost, code, none])
+TAMPERED = [flip, swap, older, edited, lost, code, other_weights, other_code, unlisted, incomplete, none]
+
+
+@pytest.mark.parametrize("how", TAMPERED)
 def test_a_tampered_bundle_is_refused_by_name(bundle: Any, tmp_path: Path, how: Callable[[Path], str]) -> None:
     folder = tampered(bundle, tmp_path / "bundle")
     told = how(folder)
     with pytest.raises(InputError) as refused:
         load_bundle(str(folder))
     assert told in str(refused.value)
-    if how is not code:  # by the bundle's own scorer too
+    if how not in (code, other_code):  # by the bundle's own scorer too
         with pytest.raises(ValueError, match="export the checkpoint again") as refused_alone:
             type(bundle)(folder)
         assert told in str(refused_alone.value)
@@ -404,6 +434,45 @@ def test_a_value_that_the_schema_refuses_is_named(models: Trained, bundle: Any, 
         bundle.score(rows)
     assert str(refused.value).startswith(told)
     assert (refused.value.row, refused.value.field) == (1, next(reversed(change)))  # type: ignore[attr-defined]
+
+
+def test_a_row_that_no_number_comes_out_for_is_named(models: Trained, bundle: Any, monkeypatch: Any) -> None:
+    rows = rows_of(bundle, models.table.slice(0, 3))
+    network = bundle.network
+
+    def overflowing(*inputs: Any) -> Any:
+        logits = network(*inputs)
+        logits[1, 0] = math.nan
+        return logits
+
+    monkeypatch.setattr(bundle, "network", overflowing)
+    with pytest.raises(ValueError, match=r"^row 1: the model's output is not a finite number"):
+        bundle.score(rows)
+
+
+def test_columns_that_are_none_are_named(models: Trained, bundle: Any) -> None:
+    rows = rows_of(bundle, models.table.slice(0, 3))
+    columns = {field["name"]: [row[field["name"]] for row in rows] for field in bundle.fields}
+    for name, values, told in (
+        ("item_id", np.ma.masked_array([1, 2, 3], [False, True, False]), "row 1, item_id: is null or missing"),
+        ("item_id", np.array(["2026-01-01"] * 3, "datetime64[ns]"), "item_id: is of type datetime64[ns]; it must be"),
+        ("age", np.array([1, 2, 3], "timedelta64[ns]"), "age: is of type timedelta64[ns]; it must be a number"),
+        ("age", np.array(3.0), "age: is a ndarray; a column is a list, or a numpy array of one dimension"),
+        ("age", {0: 1.0, 1: 2.0, 2: 3.0}, "age: is a dict; a column is a list"),
+        ("recent", [np.array(3), [], []], "row 0, recent: is a ndarray; it must be a list of integers"),
+    ):
+        with pytest.raises(ValueError) as refused:  # noqa: PT011
+            bundle.score_columns(columns | {name: values})
+        assert str(refused.value).startswith(told)
+    codes = pa.DictionaryArray.from_arrays([0, 1, None], pa.array(["Oslo", None]))
+    table = models.table.slice(0, 3)
+    at = table.column_names.index("city")
+    plain = bundle.score_table(table.set_column(at, "city", pa.array(["Oslo", None, None])))
+    assert_scores(bundle.score_table(table.set_column(at, "city", codes)), plain, 1e-12)
+    at = table.column_names.index("user_id")
+    large = pa.array([2**64 - 1, 2**63, 3], pa.uint64())
+    plain = bundle.score_table(table.set_column(at, "user_id", large))
+    assert_scores(bundle.score_table(table.set_column(at, "user_id", large.dictionary_encode())), plain, 1e-12)
 
 
 def test_a_table_of_other_types_is_named(models: Trained, bundle: Any) -> None:
@@ -552,3 +621,38 @@ def test_the_service_scores_alike_and_loses_nothing_as_it_stops(models: Trained,
         process.kill()
         process.wait()
         process.stdout.close()  # type: ignore[union-attr]
+
+
+def test_a_stop_sends_who_keeps_a_connection_elsewhere_and_tells_whom_it_cut_off(bundle: Any, models: Trained) -> None:
+    process, address = started(bundle.folder, "--engine", "onnx", "--drain-seconds", "1", "--answer-seconds", "1")
+    try:
+        body = json.dumps({"rows": rows_of(bundle, models.table.slice(0, 1))})
+        kept = http.client.HTTPConnection(address, timeout=60)
+        half = http.client.HTTPConnection(address, timeout=60)
+        half.putrequest("POST", "/score")
+        half.putheader("Content-Length", "100")
+        half.endheaders(b"{")
+        for status, connection in ((200, None), (503, "close")):
+            kept.request("POST", "/score", body)
+            answer = kept.getresponse()
+            assert (answer.status, answer.headers["connection"]) == (200, connection), answer.read()
+            answer.read()
+            if status == 200:
+                process.send_signal(signal.SIGTERM)
+                health = http.client.HTTPConnection(address, timeout=60)
+                while (told := _health(health)) == 200:  # until the signal is there
+                    pass
+                assert told == 503
+        assert half.getresponse().status == 503
+        assert process.wait(60) == 1
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()  # type: ignore[union-attr]
+
+
+def _health(connection: http.client.HTTPConnection) -> int:
+    connection.request("GET", "/health")
+    answer = connection.getresponse()
+    answer.read()
+    return answer.status

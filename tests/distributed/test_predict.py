@@ -417,15 +417,58 @@ def test_new_and_changed_files_are_scored_and_the_others_are_not(trained: Traine
     out = tmp_path / "out"
     predicted(planned(trained, out, given), 1)
     before = tables(out)
-    spoilt(trained, tmp_path / "in", lambda path: write_parquet(path, _reversed(path), 400))
+    changed = tmp_path / "in" / f"dt={DAYS[1]}" / "part-00001.parquet"
+    write_parquet(changed, _reversed(changed), 400)
+    for name in ("_hidden/x.parquet", ".x.parquet", f"dt={DAYS[0]}/_x.parquet"):
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(changed.read_bytes())
     (tmp_path / "in" / f"dt={DAYS[0]}" / "part-00000.parquet").unlink()
     found = planned(trained, out, given)
     assert found.rows == ROWS // 2
     assert found.notes == [f"note: dt={DAYS[1]}/part-00001.parquet changed since it was scored; scored again"]
+    assert (out / SUMMARY).exists()
+    with pytest.raises(RankFailureError):
+        predicted(found, 1, (0, 0, "before"))
+    assert not (out / SUMMARY).exists(), "it tells of a whole output"
     assert predicted(found, 2) == ROWS // 2
     after, name = tables(out), f"dt={DAYS[1]}/part-00001.parquet"
     np.testing.assert_allclose(after[name]["p.click"], before[name]["p.click"].to_numpy()[::-1], atol=1e-7)
     assert json.loads((out / SUMMARY).read_text())["strays"] == [f"dt={DAYS[0]}/part-00000.parquet"]
+
+
+def test_a_file_written_anew_is_another_whatever_its_size_and_footer_say(trained: Trained, tmp_path: Path) -> None:
+    given = spoilt(trained, tmp_path / "in", lambda path: None)
+    first = planned(trained, tmp_path / "out", given)
+    path = tmp_path / "in" / first.files[0].name
+    before = path.stat()
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1_000_000_000))
+    again = planned(trained, tmp_path / "out", given)
+    assert [a == b for a, b in zip(first.about, again.about, strict=True)] == [False] + [True] * (len(first.about) - 1)
+    place = output.Output(str(tmp_path / "out"))
+    unit = first.units[0][1:]
+    parts = {place.part(each.about[0], each.files[0], unit) for each in (first, again)}
+    assert len(parts) == 2, "no part of the old file is taken into the output of the new one"
+
+
+def test_an_output_within_the_input_is_refused(trained: Trained, tmp_path: Path) -> None:
+    given = spoilt(trained, tmp_path / "in", lambda path: None)
+    with pytest.raises(InputError, match=r"predict\.out: .*scores' lies in the input, whose next run"):
+        planned(trained, tmp_path / "in" / "scores", given)
+    assert planned(trained, tmp_path / "in" / "_scores", given).rows == 3 * ROWS
+    assert planned(trained, tmp_path / "in-scores", given).rows == 3 * ROWS
+
+
+def without_numbers(rank: int, plan: bytes) -> None:
+    quiet_libraries()
+    logits = run._Run._logits
+    run._Run._logits = lambda *given: logits(*given) * np.nan  # type: ignore[method-assign]
+    run.run_prediction(prediction_from_bytes(plan), Ranks(rank, 1, torch.device("cpu")))
+
+
+def test_outputs_that_are_no_numbers_end_the_run(trained: Trained, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"part-00000\.parquet.*the model's output is not finite"):
+        run_ranks(1, without_numbers, planned(trained, tmp_path).to_bytes())
+    assert not list(tmp_path.rglob("*.parquet"))
 
 
 def _reversed(path: Path) -> pa.Table:

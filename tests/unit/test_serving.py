@@ -256,6 +256,84 @@ def test_a_command_that_cannot_be_is_refused(words: list[str], told: str) -> Non
     assert told in str(refused.value)
 
 
+FAULTS = [SystemExit(3), StopIteration(), asyncio.CancelledError(), MemoryError(), KeyError("x")]
+
+
+@pytest.mark.parametrize("error", FAULTS)
+@pytest.mark.parametrize("together", [1, 2])
+def test_no_fault_of_the_scorer_ends_the_service(error: BaseException, together: int) -> None:
+    class Faulty(Doubling):
+        def score(self, rows: Any) -> dict[str, Any]:
+            assert self.free.wait(30)
+            if any(row["x"] == 13 for row in rows):
+                raise error
+            return super().score(rows)
+
+    async def act(client: httpx.AsyncClient, app: Any) -> None:
+        bundle.free.clear()
+        first = asyncio.create_task(client.post("/score", json={"rows": [{"x": 1}]}))
+        await asyncio.sleep(0.05)  # the network is busy with it, so that those that come go together
+        others = [{"rows": [{"x": 13}]}, {"rows": [{"x": 4}]}][:together]
+        asked = [asyncio.create_task(client.post("/score", json=each)) for each in others]
+        await asyncio.sleep(0.05)
+        bundle.free.set()
+        answers = [await asyncio.wait_for(each, 30) for each in (first, *asked)]
+        assert [each.status_code for each in answers] == [200, 500, 200][: together + 1]
+        assert (await client.get("/health")).status_code == 200
+        assert (await client.post("/score", json={"rows": [{"x": 2}]})).json()["scores"] == {"score": [4.0]}
+
+    bundle = Faulty()
+    with_client(bundle, Limits(), act)
+
+
+def test_a_batcher_that_has_ended_is_told_and_nobody_waits_for_it() -> None:
+    async def run() -> None:
+        bundle = Doubling()
+        bundle.free.clear()
+        batcher = Batcher(bundle.score, Limits(), Metrics())
+        assert not batcher.alive
+        batcher.start()
+        asked = [asyncio.create_task(batcher.submit([{"x": 1}]))]
+        await asyncio.sleep(0.05)
+        asked.append(asyncio.create_task(batcher.submit([{"x": 2}])))
+        await asyncio.sleep(0.05)
+        assert batcher.alive
+        assert batcher._task is not None
+        batcher._task.cancel()
+        with pytest.raises(RuntimeError, match="scoring has ended"):
+            await asyncio.wait_for(asked[1], 10)
+        assert not batcher.alive
+        with pytest.raises(StoppingError):
+            await batcher.submit([{"x": 3}])
+        bundle.free.set()
+        asked[0].cancel()
+
+    asyncio.run(run())
+
+
+def test_waiting_for_others_is_as_long_as_was_said_and_ends_with_a_stop() -> None:
+    async def run(wait_ms: float, stops: bool) -> tuple[list[int], float]:
+        bundle = Doubling()
+        batcher = Batcher(bundle.score, Limits(wait_ms=wait_ms), Metrics())
+        batcher.start()
+        began = asyncio.get_running_loop().time()
+        asked = [asyncio.create_task(batcher.submit([{"x": 1}]))]
+        if stops:
+            await asyncio.sleep(0)
+            await batcher.stop()
+        else:
+            await asyncio.sleep(0.1)
+            asked.append(asyncio.create_task(batcher.submit([{"x": 2}])))
+        await asyncio.gather(*asked)
+        return bundle.batches, asyncio.get_running_loop().time() - began
+
+    assert asyncio.run(run(1000, False))[0] == [2]
+    assert asyncio.run(run(0, False))[0] == [1, 1]
+    batches, seconds = asyncio.run(run(30_000, True))
+    assert batches == [1]
+    assert seconds < 10
+
+
 def test_infinity_is_told_as_the_largest_number() -> None:
     class Infinite(Doubling):
         def score(self, rows: Any) -> dict[str, Any]:
@@ -265,7 +343,12 @@ def test_infinity_is_told_as_the_largest_number() -> None:
         answer = await client.post("/score", json=rows(1, 2))
         assert answer.json()["scores"]["score"] == [1.7976931348623157e308, 1.0]
 
+    async def refused(client: httpx.AsyncClient, app: Any) -> None:
+        assert (await client.post("/score", json=rows(1, 2))).status_code == 500
+
     with_client(Infinite(), Limits(), act)
+    Infinite.score = lambda self, rows: {"score": np.array([np.nan, 1.0])}  # type: ignore[method-assign]
+    with_client(Infinite(), Limits(), refused)
 
 
 def test_an_answer_does_not_wait_for_an_acknowledgement() -> None:

@@ -44,8 +44,15 @@ def _plain(name: str, kind: str, column: Any) -> Column:
         if len(coded.dictionary) > len(coded):  # of a whole row group: what these rows do not use is not looked up
             coded = coded.dictionary_decode().dictionary_encode()
         distinct = coded.dictionary.cast(pa.large_binary()).to_pylist()
+        if coded.dictionary.null_count:  # rows may point at a null of the dictionary
+            null_N = null_N | pc.fill_null(pc.take(coded.dictionary.is_null(), coded.indices), True).to_numpy(
+                zero_copy_only=False
+            )
         at_N = coded.indices.cast(pa.int64()).fill_null(len(distinct)).to_numpy()
         return Column(kind, [b"" if value is None else value for value in [*distinct, None]], null_N, at_N)
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+        null_N = _nulls(column)
     filled = column.fill_null(0) if column.null_count else column
     if kind == "number":
         x_N = filled.cast(pa.float64(), safe=False).to_numpy()

@@ -87,8 +87,12 @@ class Bundle:
         factor_N = self._factor(columns)
         encoded = self._encoder(columns, rows)
         parts = [self.logits(_cut(encoded, at, min(at + AT_ONCE, rows))) for at in range(0, rows, AT_ONCE)]
+        trained_NT = np.concatenate(parts)
+        if not np.isfinite(trained_NT).all():
+            row = int(np.argmin(np.isfinite(trained_NT).all(axis=1)))
+            raise FieldError(None, row, "the model's output is not a finite number; its values lie too far out")
         maps = self._calibration["maps"] if self._calibration else {}
-        logit_NT = calibrated(np.concatenate(parts), self.tasks, maps)
+        logit_NT = calibrated(trained_NT, self.tasks, maps)
         out = outputs(self.tasks, logit_NT)
         if self._fusion:
             log_N = fused_log_score(self._fusion, self.tasks, logit_NT, factor_N)

@@ -116,10 +116,18 @@ def told(kind: str) -> str:
 
 def column_of(name: str, kind: str, values: Any) -> Column | Lists:
     """One field's values. Raises FieldError for the first that is of another kind."""
+    if not isinstance(values, list | tuple | np.ndarray) or getattr(values, "ndim", 1) != 1:
+        raise FieldError(name, None, f"is {_shown(values)}; a column is a list, or a numpy array of one dimension")
+    if isinstance(values, np.ma.MaskedArray):
+        values = values.tolist()  # None where it is masked
+    if isinstance(values, np.ndarray) and values.dtype.kind in "mM":
+        raise FieldError(name, None, f"is of type {values.dtype}; it must be {told(kind)}")
     if kind.startswith(LIST):
         null_N = np.fromiter((value is None for value in values), np.bool_, len(values))
         for row, value in enumerate(values):
-            if value is not None and not isinstance(value, list | tuple | np.ndarray):
+            if value is not None and (
+                not isinstance(value, list | tuple | np.ndarray) or getattr(value, "ndim", 1) != 1
+            ):
                 raise FieldError(name, row, f"is {_shown(value)}; it must be {told(kind)}")
         filled = [
             () if value is None else value.tolist() if isinstance(value, np.ndarray) else value for value in values

@@ -6,11 +6,12 @@ class BundleError(ValueError):
 
 
 class FieldError(ValueError):
-    """A value that the model's schema refuses."""
+    """A value that the model's schema refuses, or a row that no number comes out for."""
 
-    def __init__(self, field: str, row: int | None, reason: str) -> None:
+    def __init__(self, field: str | None, row: int | None, reason: str) -> None:
         self.field, self.row, self.reason = field, row, reason
-        super().__init__(f"{field}: {reason}" if row is None else f"row {row}, {field}: {reason}")
+        where = [*([] if row is None else [f"row {row}"]), *([] if field is None else [field])]
+        super().__init__(f"{', '.join(where)}: {reason}")
 
     def moved(self, rows: int) -> "FieldError":
         """The same, where `rows` rows stand before those that were looked at."""

@@ -10,6 +10,8 @@ from .errors import BundleError
 FORMAT = 1
 """Of bundle.json, and of the files that it names."""
 ABOUT, CHECKSUMS = "bundle.json", "checksums.json"
+PARTS: dict[str, type] = {"data": dict, "fields": list, "features": list, "tasks": list}
+"""What bundle.json tells at least; `data` is the SHA-256 of every file that a score depends on."""
 AGAIN = "export the checkpoint again, or copy the bundle anew"
 BLOCK = 1 << 22
 
@@ -37,10 +39,13 @@ def checked(folder: Path) -> dict[str, Any]:
             raise BundleError(f"{path}: is not as it was exported (its SHA-256 is another); {AGAIN}")
     about = _json(folder, ABOUT)
     told = about.get("format")
-    if told != FORMAT:
+    if type(told) is not int or told != FORMAT:
         age = "an older" if isinstance(told, int) and told < FORMAT else "another"
         raise BundleError(f"{folder / ABOUT}: {age} schema, format {told} where this reads {FORMAT}; {AGAIN}")
     # beside checksums.json, which whoever swaps a file can write anew
+    lacking = [key for key in PARTS if not isinstance(about.get(key), PARTS[key])]
+    if lacking:
+        raise BundleError(f"{folder / ABOUT}: does not tell '{lacking[0]}'; {AGAIN}")
     for name, told in about["data"].items():
         if files.get(name) != told:
             raise BundleError(f"{folder / name}: is not the one that the model was exported with; {AGAIN}")
