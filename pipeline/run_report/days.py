@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import itertools
 import json
 import re
 from pathlib import Path
@@ -27,6 +28,8 @@ KINDS = {
     "refused_gate": "refused",
 }
 """Kind of an alert that ends a day -> what is said of the day."""
+ACCEPTED = re.compile(r"--accept (\S+)$")
+"""The rule of a finding, where its words end with it."""
 RULE = re.compile(r"^\s*([a-z_]+(?::[\w.]+)?): ", re.MULTILINE)
 """What --accept takes, where a finding's line begins with it."""
 
@@ -83,10 +86,10 @@ class Day:
         """The reason, in full."""
         word, _ = self.outcome()
         if self.because is not None:
-            before = (
-                f" Before, it {KINDS.get(self.alert['alert'], 'failed')}: {self.alert['text']}" if self.alert else ""
-            )
-            return self.because + before
+            if self.alert is None:
+                return self.because
+            before = KINDS.get(self.alert["alert"], "failed")
+            return f"{self.because.rstrip('. ')}. Before, it {before}: {self.alert['text']}"
         if word == "refused":
             return "\n".join(self.done["gate"]["reasons"])
         if word == "promoted":
@@ -115,6 +118,11 @@ class Day:
         return (
             f"\nIts training said: {last.why.strip().splitlines()[0]}" if last is not None and last.why.strip() else ""
         )
+
+    def accepted(self) -> list[tuple[str, str]]:
+        """Rules of the checks that a person let it break, and the findings in words."""
+        found = [words for step in ("validate", "train") for words in self.done.get(step, {}).get("accepted", [])]
+        return [(rule[1] if (rule := ACCEPTED.search(words)) else "a rule", words) for words in found]
 
     def todo(self, champion: str | None) -> str:
         """What a person has to do; empty for nothing."""
@@ -152,6 +160,28 @@ class Days:
     """Who is champion now."""
     earlier: int = 0
     """Days before them that are not shown."""
+
+    def in_a_row(self) -> str:
+        """What to do where the last days, two or more, were refused one after another; empty where they were not."""
+        ended = [day for day in self.days if day.because is None and day.begun]
+        row = list(itertools.takewhile(lambda day: day.outcome()[0] == "refused", reversed(ended)))[::-1]
+        if len(row) < 2:
+            return ""
+        told = (
+            f"{len(row)} days in a row were refused, {row[0].name} to {row[-1].name}, and the champion gets old. A "
+            "challenger trains on the refused days before it as well, so one bad day spoils those after it."
+        )
+        first = row[0].place.day
+        doubtful = [day for day in row if day.accepted()]
+        if doubtful:
+            first = doubtful[0].place.day
+            rules = ", ".join(dict.fromkeys(rule.partition(":")[0] for rule, _ in doubtful[0].accepted()))
+            told += f" A person let {first} pass its checks ({rules}): begin there."
+        return (
+            f"{told} Where {first} is at fault, leave it out for good, ./launch.sh daily CONFIG.yaml --skip {first} "
+            f"--because TEXT, and try the last day anew, --date {row[-1].place.day} --again. Where no day is, see "
+            "which task pays, and daily.gate.tolerance."
+        )
 
 
 def root_of(place: str) -> tuple[str, str] | None:

@@ -56,6 +56,8 @@ def _summary(page: Page, told: Days) -> None:
         todo = day.todo(told.champion)
         if todo and not todo.startswith("Nothing"):
             points.append((f"{day.name} {day.outcome()[0]}. {_brief(day.why())} {todo}", "bad"))
+    if in_a_row := told.in_a_row():
+        points.append((in_a_row, "bad"))
     if points:
         page.points(points)
     else:
@@ -83,8 +85,12 @@ def _notes(day: Day) -> list[str]:
             f"{day.name}: {files} file{'s' * (files != 1)} came after their day was frozen; {trained} of them trained "
             "with it."
         )
-    for step in ("validate", "train"):
-        out += [f"{day.name}: a person accepted: {words}" for words in day.done.get(step, {}).get("accepted", [])]
+    by_rule: dict[str, list[str]] = {}
+    for rule, words in day.accepted():
+        by_rule.setdefault(rule.partition(":")[0], []).append(words)
+    for found in by_rule.values():
+        more = f" And {len(found) - 1} more of this rule." if len(found) > 1 else ""
+        out.append(f"{day.name}: a person accepted: {found[0].rstrip('.')}.{more}")
     if day.place.attempt > 1:
         out.append(f"{day.name}: attempt {day.place.attempt} at the day; those before it lie beside it.")
     return out

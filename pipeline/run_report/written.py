@@ -47,10 +47,11 @@ def report(places: Sequence[str], days: int = DAYS) -> Page:
 
 
 def report_run(job: JobConfig) -> None:
-    """Reports the run of a job that has ended, however. Never raises."""
+    """Reports the run of a job that has ended, however; nothing where none was trained, as by a score. Never raises."""
 
-    def page() -> Page:
-        return runs_page([run for run in runs_at(job.local_folder) if run.name == job.name])
+    def page() -> Page | None:
+        runs = [run for run in runs_at(job.local_folder) if run.name == job.name]
+        return runs_page(runs) if runs else None
 
     _guarded(job, page)
 
@@ -60,9 +61,11 @@ def report_days(job: JobConfig) -> None:
     _guarded(job, lambda: days_page(days_at(job.output.rstrip("/"), DAYS, folder=job.local_folder)))
 
 
-def _guarded(job: JobConfig, page: Callable[[], Page]) -> None:
+def _guarded(job: JobConfig, page: Callable[[], Page | None]) -> None:
     try:
         made = page()
+        if made is None:
+            return
         path = Path(job.local_folder) / FILE
         made.write(path)
         print(f"report      {path}", flush=True)

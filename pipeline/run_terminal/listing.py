@@ -91,6 +91,8 @@ def days_block(told: Days, path: str) -> str:
         out.append("(task: AUC, or MSE, of the champion -> of the challenger, on the held-out rows)")
     for day in told.days:
         out += _reason(day, states[day.name], told.champion)
+    if in_a_row := told.in_a_row():
+        out += ["", *indented([in_a_row])]
     return "\n".join(out)
 
 

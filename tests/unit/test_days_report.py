@@ -11,7 +11,8 @@ import pytest
 from pipeline.daily.ledger import Ledger, skip
 from pipeline.journal import Journal, Outcome
 from pipeline.run_report.days import days_at
-from pipeline.run_report.written import report, report_days
+from pipeline.run_report.written import report, report_days, report_run
+from pipeline.run_terminal.listing import days_block
 from schemas.errors import InputError
 from schemas.job import JobConfig
 from schemas.load import parse_job
@@ -189,7 +190,46 @@ def test_a_skipped_day_says_what_it_had_failed_of(tmp_path: Path) -> None:
     open_day(tmp_path, "failed", {"alert": "failed_validation", "text": "volume: half", "told": []})
     skip(str(tmp_path), datetime.date(2026, 1, 1), "lost")
     row = read(report([str(tmp_path)]).html()).row("What became of each day", "2026-01-01")
-    assert (row["outcome"], row["why"]) == ("skipped", "lost Before, it failed its checks: volume: half.")
+    assert (row["outcome"], row["why"]) == ("skipped", "lost. Before, it failed its checks: volume: half.")
+
+
+def refused(root: Path, number: int, days: list[int], accepted: list[str]) -> None:
+    ledger = Ledger(str(root), datetime.date(2026, 1, number))
+    ledger.commit("wait", {"rows": 1, "span": {"champion": "c", "days": [f"2026-01-0{n}" for n in days]}})
+    ledger.commit("validate", {"accepted": accepted, "statistics": {"rows": 1, "tasks": {}, "unknown": {}}})
+    for step in ("freeze", "vocabulary", "score", "train", "evaluate"):
+        ledger.commit(step, {})
+    ledger.commit("gate", {"reasons": ["order: worse"]})
+    ledger.commit("promote", {"promoted": False})
+    ledger.commit("retention", {})
+
+
+def test_days_refused_in_a_row_want_a_person(tmp_path: Path) -> None:
+    words = [f"what '{column}' tells fell; if it is right, --accept meaning:{column}" for column in ("age", "price")]
+    refused(tmp_path, 3, [3], [*words, "AUC fell; if it is right, --accept auc_drop:click"])
+    page = read(report([str(tmp_path)]).html()).text
+    assert "in a row" not in page
+    assert page.count("a person accepted") == 2, "a rule once"
+    assert "--accept meaning:age. And 1 more of this rule." in page
+    refused(tmp_path, 4, [3, 4], [])
+    skip(str(tmp_path), datetime.date(2026, 1, 5), "no log")
+    refused(tmp_path, 6, [3, 4, 6], [])
+    told = read(report([str(tmp_path)]).html()).text
+    assert "3 days in a row were refused, 2026-01-03 to 2026-01-06, and the champion gets old." in told
+    assert "A person let 2026-01-03 pass its checks (meaning, auc_drop): begin there." in told
+    assert "--skip 2026-01-03 --because TEXT, and try the last day anew, --date 2026-01-06 --again" in told
+    in_terminal = " ".join(days_block(days_at(str(tmp_path), 7), "runs/ranker").split())
+    assert "3 days in a row were refused, 2026-01-03 to 2026-01-06" in in_terminal
+    skip(str(tmp_path), datetime.date(2026, 1, 3), "bad")
+    skip(str(tmp_path), datetime.date(2026, 1, 6), "bad")
+    assert "in a row" not in read(report([str(tmp_path)]).html()).text
+
+
+def test_what_only_scored_has_no_report_and_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Journal(tmp_path, "ranker", "eval", 0, {"models": {}}).end("finished")
+    report_run(job_of(str(tmp_path)))
+    assert capsys.readouterr() == ("", "")
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_a_second_attempt_stands_for_the_day(tmp_path: Path) -> None:
