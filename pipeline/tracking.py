@@ -94,7 +94,7 @@ class Tracking:
         """Ends the run; its record is whole on disk afterwards. `why` is what a person needs to know of a bad end."""
         self._recorded(lambda journal: journal.end(outcome, why))
         # wandb's own state knows no refusal and no reason: these stand in the table of runs
-        self._guarded(lambda: self._run.summary.update({"outcome": outcome, "why": redacted(why)}))
+        self._guarded(lambda: self._run.summary.update({"outcome": outcome, "why": redacted(why).strip()}))
         self._guarded(lambda: self._run.finish(exit_code=int(outcome in ("failed", "stopped"))))
 
     def _start(self, job: JobConfig, job_type: str, config: dict[str, Any]) -> None:
