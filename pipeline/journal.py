@@ -138,6 +138,15 @@ def _number(path: Path) -> int:
 
 
 def _read(path: Path) -> Attempt | None:
+    try:
+        return _attempt(path)
+    except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: not as it was written ({error!r}); restore it, or move it away to go on") from error
+
+
+def _attempt(path: Path) -> Attempt | None:
     lines = list(_lines(path))
     if not lines:
         return None  # killed before its first line was whole

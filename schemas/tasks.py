@@ -12,6 +12,8 @@ from schemas.errors import InputError
 from schemas.strict import Strict, nearest
 
 Space = Literal["conditional", "entire", "naive"]
+TAKEN = ("shared", "cosine")
+"""Names that keys of gates and gradients have for themselves."""
 
 
 class TaskSpec(Strict):
@@ -52,6 +54,8 @@ class TaskSpec(Strict):
                 raise ValueError("'clip' belongs to a regression task; remove it, or set kind: regression")
             if self.clip[0] >= self.clip[1]:
                 raise ValueError(f"clip {list(self.clip)} must rise; write [low, high]")
+        if self.name in TAKEN:
+            raise ValueError(f"'{self.name}' is a name that the keys of gates and gradients have already; name another")
         for key in ("indicator", "sample_weight"):
             if getattr(self, key) == self.source:
                 raise ValueError(f"'{key}' is the task's own label, '{self.source}'; name another column")

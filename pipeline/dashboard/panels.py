@@ -8,9 +8,9 @@ from pipeline.keys import evaluated, joint_tasks, logged_keys
 from schemas.job import JobConfig
 from schemas.tasks import TaskSpec
 
-Kind = Literal["lines", "shares", "bars", "by_run", "table", "words"]
+Kind = Literal["lines", "shares", "bars", "table", "words"]
 """lines: over the rows trained; shares: the same, stacked; bars: the newest value of each run, a bar a day;
-by_run: a point a run, by the time it began; table: a wandb table; words: a text."""
+table: a wandb table; words: a text."""
 MOST = 12
 """Lines of one panel, at most: more are told apart by nobody."""
 
@@ -81,7 +81,8 @@ def _reading(job: JobConfig) -> str:
 | --- | --- | --- |
 | finished | the day's model is champion (`daily/promoted` 1) | nothing |
 | refused | the gate found a task that pays; `why` names it, by how much, and who gained | nothing at once: the \
-champion stays, and the next day's challenger trains on this day again. Refused day after day: see the seesaw below |
+champion stays, and the next day's challenger trains on this day again, unless `daily.refused_days` is `leave_out`. \
+Refused day after day: `./launch.sh report OUTPUT` says where to begin |
 | failed | the day's log broke its checks, came late, or a step failed; `why` says which | mend what `why` names, and \
 run `./launch.sh daily CONFIG.yaml --date DAY` again; later days wait for it |
 | stopped | it was told to, and committed | the same command goes on |
@@ -111,10 +112,15 @@ def _days(job: JobConfig) -> Iterator[Panel]:
             field = f"{task.name}/{main_metric(task)}{end}"
             sides = [f"daily/held/{side}/{field}" for side in ("champion", "challenger")]
             yield Panel(f"{name}: both models on the held-out rows, by day", "bars", tuple(sides))
-            yield Panel(f"{name}: the champion on each new day", "by_run", (f"daily/fresh/champion/{field}",))
+            yield Panel(f"{name}: the champion on each new day", "bars", (f"daily/fresh/champion/{field}",))
         if task.kind == "binary":
             key = f"daily/fresh/champion/{task.name}/calibration"
-            yield Panel(f"{task.name}: the champion's calibration on each new day", "by_run", (key,))
+            yield Panel(f"{task.name}: the champion's calibration on each new day", "bars", (key,))
+            for field in ("calibration", "log_loss"):
+                sides = [f"daily/held/{side}/{task.name}/{field}" for side in ("champion", "challenger")]
+                yield Panel(
+                    f"{task.name} {_shown(field)}: both models on the held-out rows, by day", "bars", tuple(sides)
+                )
 
 
 def _seesaw(job: JobConfig, keys: dict[str, str]) -> Iterator[Panel]:

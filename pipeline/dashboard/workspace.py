@@ -16,6 +16,8 @@ ID_LENGTH = 11
 """Of a saved view's id, as wandb makes them."""
 TASK = "Task: "
 """Begins the titles of the tasks' sections: those of tasks that went are removed."""
+MOST_RUNS = 120
+"""That a panel shows: a day of retraining has four."""
 SAMPLES = "samples"
 """Every curve's x axis: rows trained."""
 
@@ -33,7 +35,7 @@ def build(job: JobConfig, entity: str, project: str) -> Any:
         project=project,
         name=title(job),
         sections=[_section(ws, wr, section) for section in sections(job)],
-        settings=ws.WorkspaceSettings(x_axis=SAMPLES, max_runs=20),
+        settings=ws.WorkspaceSettings(x_axis=SAMPLES, max_runs=MOST_RUNS),
         runset_settings=ws.RunsetSettings(query=runs_query(job), regex_query=True, pinned_columns=columns(job)),
     )
     out._internal_name = f"nw-{view_id(job)}-v"  # save() would draw one, and every call make another view
@@ -142,9 +144,6 @@ def _panel(wr: ModuleType, panel: Panel) -> Any:
         case "bars":
             by_day = wr.Config("day")
             return wr.BarPlot(title=panel.title, metrics=keys, groupby=by_day, groupby_aggfunc="max", range_x=bounds)
-        case "by_run":
-            began = wr.Metric("CreatedTimestamp")
-            return wr.ScatterPlot(title=panel.title, x=began, y=wr.SummaryMetric(keys[0]), range_y=bounds)
         case "lines":
             return wr.LinePlot(title=panel.title, x=SAMPLES, y=keys, range_y=bounds)
         case "shares":

@@ -304,11 +304,12 @@ def _form(steps: Sequence[float], form: str) -> str:
         return form
     step = abs(steps[1] - steps[0])
     largest = max(abs(value) for value in steps)
-    if largest >= 1e4 or step < 1e-4:
-        return ".2g"
+    sign = "+" if form.startswith("+") else ""
+    if largest >= 1e6 or step < 1e-5:
+        return f"{sign}.{max(2, math.ceil(math.log10(largest / step)) + 1)}g"
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     digits += abs(step * 10**digits - round(step * 10**digits)) > 1e-6
-    return f"{'+' if form.startswith('+') else ''}.{digits}f"
+    return f"{sign}{',' * (largest >= 1e4)}.{digits}f"
 
 
 def drawn(label: str, height: float, inside: str) -> str:

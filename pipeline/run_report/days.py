@@ -53,6 +53,10 @@ class Day:
     """The champion that was trained on its rows, where it is another day's."""
     begun: bool = True
     """Whether anything was done for it."""
+    passed_by: str = ""
+    """The champion of a later day that came after it without its rows."""
+    behind: str = ""
+    """The open day before it for whose sake its command did nothing."""
 
     @property
     def name(self) -> str:
@@ -69,7 +73,7 @@ class Day:
         """What became of it, and the tone of that."""
         if self.because is not None:
             return "skipped", "quiet"
-        if not self.begun:
+        if not self.begun or self.behind:
             return "not begun", "bad"
         if "retention" in self.done:
             return ("promoted", "good") if self.done["promote"]["promoted"] else ("refused", "bad")
@@ -102,7 +106,7 @@ class Day:
         if word == "no end recorded" and self.told is not None:
             return f"its command told something last at {moment(self.told.last)}: it is at work still, or was killed"
         if word == "not begun":
-            return "no command was run for it"
+            return f"its command did nothing: {self.behind} is open" if self.behind else "no command was run for it"
         told = (
             self.alert["text"]
             if self.alert is not None and word in KINDS.values()
@@ -133,10 +137,13 @@ class Day:
         if word == "refused":
             if self.in_model:
                 return f"Nothing: champion {self.in_model} was trained on its rows too."
+            if self.passed_by:
+                return f"Nothing: champion {self.passed_by} came after it, without its rows."
+            stays = self.done["wait"]["span"]["champion"] or champion
             return (
-                f"Nothing at once: the champion stays{f' {champion}' if champion else ''}, and the next day's "
-                "challenger trains on this day again (daily.refused_days). Refused day after day, see what changed for "
-                "the task that pays; what is tolerated is daily.gate.tolerance."
+                f"Nothing at once: the champion stays{f' {stays}' if stays else ''}, and the next day's challenger "
+                "trains on this day again, unless daily.refused_days is leave_out. Refused day after day, see what "
+                "changed for the task that pays; what is tolerated is daily.gate.tolerance."
             )
         if word == "failed its checks":
             rules = " ".join(dict.fromkeys(RULE.findall(self.alert["text"] if self.alert else ""))) or "RULE"
@@ -147,7 +154,10 @@ class Day:
             )
         if word in ("late", "late files"):
             return f"Once its files are there, {again}; daily.wait.minutes says how long to wait for a day."
-        return f"Run {again}: it goes on after its last committed step. Later days wait for it."
+        if self.behind:
+            return f"Nothing before {self.behind} is done or left out; then run {again}."
+        goes_on = ": it goes on after its last committed step" if self.done else ""
+        return f"Run {again}{goes_on}. Later days wait for it."
 
 
 @dataclasses.dataclass
@@ -215,6 +225,7 @@ def days_at(root: str, last: int, keys: tuple[str, ...] = (), folder: str = "") 
     out = [_day(place, gone, records, place.day in every) for place in shown]
     promotions = Registry(root).promotions()
     _trained_later(out)
+    _begun_too_early(out)
     return Days(root, out, promotions[-1].model if promotions else None, len(chosen) - len(shown))
 
 
@@ -280,7 +291,20 @@ def _trained_later(days: list[Day]) -> None:
             if later.place.day > day.place.day and later.outcome()[0] == "promoted":
                 if str(day.place.day) in later.done["wait"]["span"]["days"]:
                     day.in_model = later.name
+                else:
+                    day.passed_by = later.name
                 break
+
+
+def _begun_too_early(days: list[Day]) -> None:
+    """Says of days whose command ended before its first step that an open day stands before them."""
+    open_day = ""
+    for day in days:
+        ended = day.told is not None and day.told.outcome == "failed"
+        if open_day and not day.done and ended and day.alert is None:
+            day.behind = open_day
+        elif not open_day and day.outcome()[0] not in ("promoted", "refused", "skipped"):
+            open_day = day.name
 
 
 def as_plain(value: Any) -> str:

@@ -70,7 +70,7 @@ def _summary(page: Page, told: Days) -> None:
 
 def _brief(why: str) -> str:
     """The first two lines, as sentences."""
-    lines = [line for line in why.splitlines() if line][:2]
+    lines = sorted((line for line in why.splitlines() if line), key=lambda line: "floor" not in line)[:2]
     more = len([line for line in why.splitlines() if line]) - len(lines)
     return " ".join(line.rstrip(".") + "." for line in lines) + (f" And {more} more." if more > 0 else "")
 
@@ -179,6 +179,9 @@ def _held(page: Page, days: Sequence[Day]) -> None:
         by_row = {_row_of(c): c for c in main_comparisons(day)}
         rows.append([day.name, Cell(*day.outcome()), *(_gain_cell(by_row.get(name)) for name in names)])
     page.table(["day", "outcome", *names], rows, "Gain of the challenger over the champion.", words=2)
+    held: list[Row] = [[day.name, why] for day in judged for why in day.done.get("gate", {}).get("reasons", [])]
+    if held:
+        page.table(["day", "why it was refused"], held, "What the gate held against it, calibration too.", words=2)
 
 
 def main_comparisons(day: Day) -> list[Comparison]:

@@ -92,7 +92,7 @@ def _evaluation(run: Run) -> Iterator[str]:
         if auc is not None and low is not None and low <= 0.5:
             chance.append(f"{row} (AUC {auc:.4f}, interval from {low:.4f})")
         ratio = told.get("calibration")
-        if ratio is not None and ratio > 0 and abs(math.log(ratio)) > math.log(1 + OFF):
+        if ratio is not None and (ratio <= 0 or abs(math.log(ratio)) > math.log(1 + OFF)):
             off.append(f"{row} {ratio:.2f}")
         points = run.of(main_key(run, row)[0])
         ends = thirds(points)
@@ -149,9 +149,10 @@ def _network(run: Run) -> Iterator[str]:
                     f"Level {level}: expert {expert} gets {last[1]:.1%} of the gates' weight, so it does nothing. "
                     "Fewer experts would do, or a smaller learning rate at the start."
                 )
-    for pair, points in run.below("gradients", "cosine").items():
+    pairs = {pair: points[1:] for pair, points in run.below("gradients", "cosine").items()}  # the first is the start's
+    for pair, points in pairs.items():
         average, told = mean(points), [value for _, value in points if math.isfinite(value)]
-        if average is not None and average < CONFLICT and average + 3 * _standard_error(told) < 0:
+        if average is not None and average < CONFLICT and average + _noise_of_looks(told, len(pairs)) < 0:
             a, b = pair.split("~")
             yield (
                 f"{a} and {b} pull the shared parameters apart: mean cosine of their gradients {average:.2f}. See "
@@ -159,9 +160,13 @@ def _network(run: Run) -> Iterator[str]:
             )
 
 
-def _standard_error(told: list[float]) -> float:
-    """Of the mean of looks that lie far apart; infinite of fewer than three."""
-    return statistics.stdev(told) / math.sqrt(len(told)) if len(told) >= 3 else math.inf
+def _noise_of_looks(told: list[float], pairs: int) -> float:
+    """How far below 0 the mean of looks may come by chance, once in a hundred runs of so many pairs (Student's t)."""
+    if len(told) < 3:
+        return math.inf
+    from scipy.stats import t  # here: a second that a list of runs does not pay
+
+    return float(t.ppf(1 - 0.01 / pairs, len(told) - 1)) * statistics.stdev(told) / math.sqrt(len(told))
 
 
 def experts(run: Run) -> dict[str, dict[str, Series]]:

@@ -1,5 +1,6 @@
 """Learning curves, calibration and scores: how each task came to what it is."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ def learning_curves(page: Page, runs: Sequence[Run]) -> None:
             lines.append(Line(run.label, run.of(main_key(run, row)[0]), series))
             told = run.metrics().get(row, {})
             key = name.lower()
-            if told.get(key) is not None:
+            if math.isfinite(told.get(key) or math.nan):
                 dots.append(
                     Dot("evaluation", run.samples, told[key], told.get(f"{key}_low"), told.get(f"{key}_high"), series)
                 )

@@ -139,7 +139,10 @@ def read_json(url: str) -> dict[str, Any] | None:
     fs, path = filesystem(url)
     try:
         fs.invalidate_cache()
-        return json.loads(bounded(lambda: fs.cat_file(path), fs, StorageConfig()))
+        found = json.loads(bounded(lambda: fs.cat_file(path), fs, StorageConfig()))
+        if not isinstance(found, dict):
+            raise ValueError("it holds no mapping")
+        return found
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
     except Exception as error:  # every driver has exceptions of its own; and what was cut short is no JSON

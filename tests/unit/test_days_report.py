@@ -11,6 +11,7 @@ import pytest
 from pipeline.daily.ledger import Ledger, skip
 from pipeline.journal import Journal, Outcome
 from pipeline.run_report.days import days_at
+from pipeline.run_report.days_page import _brief
 from pipeline.run_report.written import report, report_days, report_run
 from pipeline.run_terminal.listing import days_block
 from schemas.errors import InputError
@@ -108,7 +109,7 @@ def test_one_day_is_told_in_full(week: Path) -> None:
     assert told.headings[0] == "ranker: 2026-01-03"
     assert "Who uses which expert" in told.headings
     assert told.row("Level 1, last third", "click")["on its own experts"] == "60.0%"
-    assert "the champion stays 2026-01-06" in told.text, "of one day alone, what later days did is not looked at"
+    assert "the champion stays 2026-01-02" in told.text, "of one day alone, what later days did is not looked at"
 
 
 def test_some_days_stand_side_by_side(week: Path) -> None:
@@ -223,6 +224,47 @@ def test_days_refused_in_a_row_want_a_person(tmp_path: Path) -> None:
     skip(str(tmp_path), datetime.date(2026, 1, 3), "bad")
     skip(str(tmp_path), datetime.date(2026, 1, 6), "bad")
     assert "in a row" not in read(report([str(tmp_path)]).html()).text
+
+
+def test_a_refused_day_is_advised_by_what_came_after(tmp_path: Path) -> None:
+    def what_to_do(day: str) -> str:
+        return read(report([str(tmp_path)]).html()).row("What became of each day", day)["what to do"]
+
+    refused(tmp_path, 3, [3], [])
+    assert what_to_do("2026-01-03").startswith("Nothing at once: the champion stays c, and the next day's challenger")
+    refused(tmp_path, 4, [4], [])
+    ledger = Ledger(str(tmp_path), datetime.date(2026, 1, 5))
+    ledger.commit("wait", {"rows": 1, "span": {"champion": "c", "days": ["2026-01-04", "2026-01-05"]}})
+    ledger.commit("validate", {"accepted": [], "statistics": {"rows": 1, "tasks": {}, "unknown": {}}})
+    for step in ("freeze", "vocabulary", "score", "train", "evaluate", "gate"):
+        ledger.commit(step, {})
+    ledger.commit("promote", {"promoted": True})
+    ledger.commit("retention", {})
+    assert what_to_do("2026-01-03") == "Nothing: champion 2026-01-05 came after it, without its rows."
+    assert what_to_do("2026-01-04") == "Nothing: champion 2026-01-05 was trained on its rows too."
+
+
+def test_a_day_begun_behind_an_open_one_waits_for_it(tmp_path: Path) -> None:
+    open_day(tmp_path, "failed", {"alert": "failed_validation", "text": "volume: half", "told": []})
+    Journal(tmp_path, "ranker", "daily", 0, {"day": "2026-01-02", "attempt": 1}).end(
+        "failed", "error: train them first"
+    )
+    (tmp_path / "days/2026-01-02").mkdir()
+    told = read(report([str(tmp_path)]).html())
+    row = told.row("What became of each day", "2026-01-02")
+    assert (row["outcome"], row["why"]) == ("not begun", "its command did nothing: 2026-01-01 is open.")
+    assert row["what to do"].startswith("Nothing before 2026-01-01 is done or left out; then run ./launch.sh daily")
+    assert "1 failed its checks, 1 not begun" in told.text
+
+
+def test_a_reason_that_is_a_floor_comes_first_and_all_are_told(week: Path, tmp_path: Path) -> None:
+    refused(tmp_path, 3, [3], [])
+    path = tmp_path / "days/2026-01-03/08-gate.json"
+    assert path.exists(), sorted(each.name for each in path.parent.iterdir())
+    told = read(report([str(week)]).html())
+    reasons = told.row("What the gate held against it, calibration too.", "2026-01-03")
+    assert reasons["why it was refused"].startswith("order (own space, all held-out rows): AUC 0.6100 -> 0.5900")
+    assert _brief("a: worse\nb: worse\nc: AUC .5, below its floor .6").startswith("c: AUC .5, below its floor .6. a: w")
 
 
 def test_what_only_scored_has_no_report_and_says_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -93,3 +93,24 @@ def test_a_line_that_is_damaged_is_refused_by_name(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('"values"', '"valu', 1))
     with pytest.raises(InputError, match=r"0001-train\.jsonl, line 2: not as it was written"):
         attempts(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "line", ["null", "[1, 2]", '{"line": "values"}', '{"line": "values", "time": 1, "samples": 2}', "7"]
+)
+def test_lines_that_are_json_and_no_record_are_named(tmp_path: Path, line: str) -> None:
+    journal = Journal(tmp_path, "s", "train", 0, {})
+    with journal.path.open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(InputError, match=r"0001-train\.jsonl"):
+        attempts(tmp_path)
+    journal.path.write_text(line + "\n")
+    with pytest.raises(InputError, match=r"0001-train\.jsonl"):
+        attempts(tmp_path)
+
+
+def test_a_folder_named_as_a_record_is_named(tmp_path: Path) -> None:
+    Journal(tmp_path, "s", "train", 0, {})
+    (tmp_path / "journal" / "0002-train.jsonl").mkdir()
+    with pytest.raises(InputError, match=r"0002-train\.jsonl"):
+        attempts(tmp_path)

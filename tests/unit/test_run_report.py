@@ -13,6 +13,7 @@ import pytest
 
 from jobs.report import main
 from pipeline.journal import Journal
+from pipeline.report.charts import _form
 from pipeline.run_report.findings import changes, findings, thirds
 from pipeline.run_report.record import Run, runs_at
 from pipeline.run_report.runs_page import named, runs_page
@@ -232,11 +233,12 @@ def test_noise_is_no_seesaw(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("cosines", "told"),
     [
-        ([-0.3, -0.25, -0.35], True),
+        ([0.6, -0.3, -0.29, -0.31, -0.3], True),  # the first is of weights that were drawn
         ([-0.06] * 20, False),  # as good as strangers
-        ([-0.3, -0.3], False),  # two looks
-        ([0.5, -0.9, 0.4, -0.9, 0.2], False),  # no more than noise
-        ([math.nan, -0.3, -0.25, -0.35], True),
+        ([0.0, -0.3, -0.3], False),  # two looks
+        ([0.0, -0.3, -0.05, -0.4], False),  # three, as apart as chance puts them
+        ([0.5, -0.9, 0.4, -0.9, 0.2], False),
+        ([0.0, math.nan, -0.3, -0.29, -0.31, -0.3], True),
     ],
 )
 def test_tasks_pull_apart_where_it_is_beyond_noise(tmp_path: Path, cosines: list[float], told: bool) -> None:
@@ -442,3 +444,18 @@ def test_of_a_shared_folder_a_run_reports_itself_alone(tmp_path: Path) -> None:
     report_run(job_of(tmp_path, name="small.2026-01-02"))
     assert read((tmp_path / "report.html").read_text()).headings[0] == "small.2026-01-02"
     assert runs_page(runs_at(str(tmp_path))).title == "Runs: small.2026-01-01, small.2026-01-02"
+
+
+@pytest.mark.parametrize(
+    ("steps", "told"),
+    [
+        ([60_100, 60_300, 60_500], ["60,100", "60,300", "60,500"]),
+        ([0.0, 10_000.0, 20_000.0], ["0", "10,000", "20,000"]),
+        ([1e6, 1.1e6, 1.2e6], ["1e+06", "1.1e+06", "1.2e+06"]),
+        ([0.25001, 0.25002, 0.25003], ["0.25001", "0.25002", "0.25003"]),
+        ([0.7, 0.75, 0.8], ["0.70", "0.75", "0.80"]),
+        ([2e-7, 4e-7], ["2e-07", "4e-07"]),
+    ],
+)
+def test_the_steps_of_an_axis_are_told_apart(steps: list[float], told: list[str]) -> None:
+    assert [f"{step:{_form(steps, '.4f')}}" for step in steps] == told
