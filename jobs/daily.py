@@ -71,6 +71,11 @@ def parser() -> argparse.ArgumentParser:
     return out
 
 
+def job_type(day: datetime.date) -> str:
+    """What a day is told as: its own on the morning after it, later a backfill."""
+    return "gate" if day >= _date("yesterday") else "backfill"
+
+
 def _date(text: str) -> datetime.date:
     today = datetime.datetime.now(datetime.UTC).date()
     if text in ("today", "yesterday"):
@@ -258,10 +263,9 @@ class Run:
         assert job.daily is not None
         place = attempt_of(job.output, day, self.arguments.again, self.registry)
         ledger = Ledger(place.root, day, place.attempt, self.lease.term, job.data.storage)
-        kind = "gate" if day >= _date("yesterday") else "backfill"
         grouped = job.tracking.model_copy(update={"group": day_group(job, day)})
         about = {"day": str(day), "attempt": place.attempt}
-        tracking = Tracking(job.model_copy(update={"tracking": grouped}), kind, about)
+        tracking = Tracking(job.model_copy(update={"tracking": grouped}), job_type(day), about)
         alerts = Alerts(job.daily.alerts, job.name, tracking)
         accepted = set(self.arguments.accept)
         work = Work(job, place, ledger, self.registry, self.runner, alerts, accepted, say, self.leader)

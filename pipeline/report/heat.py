@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pipeline.report.charts import BOTTOM, TOP, WIDTH, Frame, amount, drawn, empty_chart, spread, text, tip_of
 
 CELL = 22
+HEAD = 34
+"""Room at the right for the last column's slanted head."""
 COLUMNS = 60
 """Of a heat map over time, at most; of more, each is the mean of its neighbours."""
 
@@ -18,7 +20,7 @@ def heat_map(
     if not rows or not columns:
         return empty_chart(label)
     left = _left(rows)
-    wide = (WIDTH - left - 4) / len(columns)
+    wide = (WIDTH - left - HEAD) / len(columns)
     out = []
     for place, column in enumerate(columns):
         out.append(_slanted(left + wide * (place + 0.5), TOP + 44, column))

@@ -17,8 +17,9 @@ from pipeline.journal import Attempt, attempts
 from pipeline.registry import Registry
 from pipeline.run_report.record import Run, read_json, runs_at
 from pipeline.run_report.words import moment
-from pipeline.storage import filesystem
+from pipeline.storage import bounded, filesystem, reason
 from schemas.errors import InputError
+from schemas.events import StorageConfig
 
 KINDS = {
     "failed_validation": "failed its checks",
@@ -201,7 +202,14 @@ def root_of(place: str) -> tuple[str, str] | None:
     if KEY.fullmatch(key) and head.rpartition("/")[2] == "days":
         return head.rpartition("/")[0], key
     fs, path = filesystem(place)
-    return (place, "") if fs.exists(f"{path}/days") or fs.exists(f"{path}/skipped") else None
+
+    def there() -> bool:
+        return bool(fs.exists(f"{path}/days") or fs.exists(f"{path}/skipped"))
+
+    try:
+        return (place, "") if bounded(there, fs, StorageConfig()) else None
+    except Exception as error:  # every driver has exceptions of its own
+        raise InputError(f"{place}: cannot be read ({reason(error)}); see the address and the right to read") from error
 
 
 def days_at(root: str, last: int, keys: tuple[str, ...] = (), folder: str = "") -> Days:

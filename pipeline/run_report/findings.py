@@ -19,6 +19,8 @@ WAIT = 0.2
 """Share of the time that training waited for its reader."""
 LOAD = 0.02
 """Share of a level's gate weight under which an expert does nothing."""
+MOST_PAIRS = 5
+"""Of tasks that pull apart, told each by itself."""
 CONFLICT = -0.1
 """Mean cosine of two tasks' gradients: nearer 0 a step for one costs the other little."""
 SEESAW = 0.005
@@ -82,13 +84,15 @@ def _alerts(run: Run) -> Iterator[str]:
 
 
 def _evaluation(run: Run) -> Iterator[str]:
-    few, chance, off, apart = [], [], [], []
+    few, chance, off, apart, undefined = [], [], [], [], []
     for row, told in run.metrics().items():
         auc, low, positives = told.get("auc"), told.get("auc_low"), told.get("positives")
         counted = told.get("rows", 0) if "mse" in told else min(positives or 0, told.get("rows", 0) - (positives or 0))
         if counted < FEW:
             few.append(f"{row} ({counted:,.0f})")
             continue
+        if auc is not None and math.isnan(auc):
+            undefined.append(row)
         if auc is not None and low is not None and low <= 0.5:
             chance.append(f"{row} (AUC {auc:.4f}, interval from {low:.4f})")
         ratio = told.get("calibration")
@@ -103,6 +107,8 @@ def _evaluation(run: Run) -> Iterator[str]:
             f"Evaluated on few rows of the rarer class, or few rows: {', '.join(few)}. Their numbers say little; "
             "evaluate on more days."
         )
+    if undefined:
+        yield f"The evaluation's AUC is no number: {', '.join(undefined)}. Look at the scores of these tasks."
     if chance:
         yield f"Not told from chance: {', '.join(chance)}. Look at the label and at the features before anything else."
     if off:
@@ -150,14 +156,19 @@ def _network(run: Run) -> Iterator[str]:
                     "Fewer experts would do, or a smaller learning rate at the start."
                 )
     pairs = {pair: points[1:] for pair, points in run.below("gradients", "cosine").items()}  # the first is the start's
+    apart = []
     for pair, points in pairs.items():
         average, told = mean(points), [value for _, value in points if math.isfinite(value)]
         if average is not None and average < CONFLICT and average + _noise_of_looks(told, len(pairs)) < 0:
-            a, b = pair.split("~")
-            yield (
-                f"{a} and {b} pull the shared parameters apart: mean cosine of their gradients {average:.2f}. See "
-                "balance.method, or give them experts of their own (model.task_experts)."
-            )
+            apart.append((average, pair))
+    for average, pair in sorted(apart)[:MOST_PAIRS]:
+        a, b = pair.split("~")
+        yield (
+            f"{a} and {b} pull the shared parameters apart: mean cosine of their gradients {average:.2f}. See "
+            "balance.method, or give them experts of their own (model.task_experts)."
+        )
+    if len(apart) > MOST_PAIRS:
+        yield f"{len(apart) - MOST_PAIRS} more pairs of tasks pull apart, less than these."
 
 
 def _noise_of_looks(told: list[float], pairs: int) -> float:

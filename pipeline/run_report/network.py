@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from pipeline.report.charts import Line, line_chart
 from pipeline.report.heat import heat_map, heat_over_rows
 from pipeline.report.page import Cell, Chart, Page, Row
-from pipeline.run_report.findings import experts, thirds
+from pipeline.run_report.findings import experts, mean, thirds
 from pipeline.run_report.learning import spoken
 from pipeline.run_report.record import Run, Series
 from pipeline.run_report.words import NOTHING
 
+MOST_CHARTS = 12
+"""Of pairs of tasks over the run, the most opposed ones."""
 Gates = dict[str, dict[str, dict[str, Series]]]
 """Level -> gate -> expert -> its mean weight."""
 
@@ -121,7 +123,7 @@ def gradients(page: Page, runs: Sequence[Run]) -> None:
             charts.append(
                 Chart("Cosines, last third of the run", heat_map("Cosines of gradients", names, names, values))
             )
-        for pair, points in pairs.items():
+        for pair, points in sorted(pairs.items(), key=lambda each: mean(each[1]) or 0.0)[:MOST_CHARTS]:
             a, b = pair.split("~")
             line = [Line(pair, points)]
             charts.append(Chart(f"{a} and {b}", line_chart(spoken(f"Cosine of {a} and {b}", line), line, zero=True)))

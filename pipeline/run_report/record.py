@@ -121,7 +121,9 @@ def runs_at(place: str) -> list[Run]:
     out = []
     for name in names:
         own = [one for one in tried if one.job == name]
-        out.append(Run(name, place, own, series(own), _result(name, place, own[-1].about, result), name))
+        # of an attempt that came to its end: what an earlier one, or another run, left there tells nothing of this
+        told = _result(name, place, own[-1].about, result) if own[-1].outcome == "finished" else None
+        out.append(Run(name, place, own, series(own), told, name))
     return out
 
 

@@ -1,5 +1,6 @@
 """The first sections of a page: what became of the runs, key numbers, how well each task does, who gained."""
 
+import math
 from collections.abc import Sequence
 
 from pipeline.report.charts import Bar, bar_chart
@@ -183,9 +184,9 @@ def seesaw(page: Page, runs: Sequence[Run]) -> None:
         bars = {"AUC": [], "MSE, per cent": []}  # type: dict[str, list[Bar]]
         for row, told in run.metrics().items():
             old = base.get(row, {})
-            if told.get("auc") is not None and old.get("auc") is not None:
+            if math.isfinite(told.get("auc") or math.nan) and math.isfinite(old.get("auc") or math.nan):
                 bars["AUC"].append(_bar(row, told["auc"] - old["auc"]))
-            elif told.get("mse") is not None and old.get("mse"):
+            elif math.isfinite(told.get("mse", math.nan)) and old.get("mse", 0.0) > 0:
                 bars["MSE, per cent"].append(_bar(row, 100 * (old["mse"] - told["mse"]) / old["mse"]))
         for unit, one in bars.items():
             if one:

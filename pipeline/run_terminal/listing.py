@@ -78,7 +78,7 @@ def days_block(told: Days, path: str) -> str:
     states = {day.name: day_state(day) for day in told.days}
     counted = ", ".join(f"{n} {word}" for word, n in Counter(states.values()).items())
     champion = f"champion {told.champion}" if told.champion else "no champion yet"
-    head = f"{path}: {len(told.days)} days, {counted}; {champion}"
+    head = f"{path}: {len(told.days)} day{'s' * (len(told.days) != 1)}, {counted}; {champion}"
     if told.earlier:
         head += f" ({told.earlier} earlier days are not shown; --days)"
     tasks = list(dict.fromkeys(task for day in told.days for task in _judged(day)))

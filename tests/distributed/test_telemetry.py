@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import re
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ from torch.nn import functional as F
 
 from pipeline import keys
 from pipeline.batch import Batch
+from pipeline.data.loader import LoaderClock
 from pipeline.loss import Objective
 from pipeline.model import DenseNetwork
+from pipeline.train.dist import Ranks
 from pipeline.train.loop import total_steps, training_batches
 from pipeline.train.run import START
 from pipeline.train.step import TrainStep
+from pipeline.train.system import SystemWindow
 from pipeline.train.telemetry import Telemetry
 from schemas.job import JobConfig
 from schemas.load import parse_job
@@ -226,3 +230,30 @@ def test_looks_are_at_the_ends_of_windows(tmp_path: Path) -> None:
     assert due(every=1, window=2, steps=7) == [1, 3, 5, 6]
     assert due(every=5, window=20, steps=45) == [19, 39, 44]
     assert due(every=0, window=2, steps=7) == []
+
+
+def system_window(rank: int, world: int, each: bool) -> tuple[dict[str, float], float]:
+    job = parse_job(small_config("log", "out", DAYS[:1]) | {"tracking": {"ranks": each}}, "test")
+    clock = LoaderClock()
+    clock.waited, clock.worked = 5.0, 7.0
+    window = SystemWindow(job, Ranks(rank, world, torch.device("cpu")), clock)
+    window.close(1.0)
+    clock.waited += 1.0 + rank
+    clock.worked += 4.0 + 2 * rank
+    told = window.close(10.0)
+    return told, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_a_window_has_the_longest_wait_the_mean_work_and_the_most_memory(each: bool) -> None:
+    (told, first), (other, second) = run_ranks(2, system_window, 2, each)
+    assert told == other
+    assert told["train/data_wait_share"] == pytest.approx(0.2)
+    assert told["data/decode_share"] == pytest.approx(0.5)
+    assert told["memory/rss_gb"] == pytest.approx(max(first, second), rel=0.05)
+    of_ranks = {key: value for key, value in told.items() if key.startswith("ranks/")}
+    if each:
+        assert [of_ranks[f"ranks/{rank}/train/data_wait_share"] for rank in (0, 1)] == pytest.approx([0.1, 0.2])
+        assert [of_ranks[f"ranks/{rank}/data/decode_share"] for rank in (0, 1)] == pytest.approx([0.4, 0.6])
+    else:
+        assert of_ranks == {}

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.daily import Run, arguments_of, main
+from jobs.daily import Run, arguments_of, job_type, main
 from pipeline.daily import data_steps
 from pipeline.daily.documents import settled
 from pipeline.daily.lease import Lease
@@ -293,3 +293,9 @@ def test_late_files_of_a_day_that_was_left_out_stay_out(folder: Path) -> None:
     for days, expected in ((DAYS[1:3], [late]), (DAYS[2:3], [])):
         found = data_steps.late_before(work_of(DAYS[2], Span(DAYS[0], 1, days, [])))
         assert [name for files in found.values() for name in files] == expected
+
+
+def test_a_day_is_told_as_its_own_the_morning_after_and_later_as_a_backfill() -> None:
+    today = datetime.datetime.now(datetime.UTC).date()
+    kinds = [job_type(today - datetime.timedelta(days)) for days in range(4)]
+    assert kinds == ["gate", "gate", "backfill", "backfill"]

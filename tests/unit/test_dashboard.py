@@ -20,6 +20,7 @@ from pipeline.keys import gates_of, logged_keys
 from pipeline.tracking import Tracking
 from schemas.errors import InputError
 from schemas.job import JobConfig
+from schemas.load import parse_job
 from tests.logs import small_config, small_job, write_config
 from tests.workspaces import Views, wandb_server
 
@@ -212,3 +213,12 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "wandb_workspaces.reports.v2", None)
     with pytest.raises(InputError, match=r"FULCRUM_EXTRAS=dashboard \./launch\.sh dashboard"):
         main([path, "--entity", "team", "--dry-run"])
+
+
+@pytest.mark.parametrize("name", ["shared", "cosine"])
+def test_names_that_keys_have_for_themselves_are_refused(name: str) -> None:
+    config = small_config("log", "out")
+    config["tasks"][0]["name"] = name
+    config["tasks"][0]["label"] = "click"
+    with pytest.raises(InputError, match=f"'{name}' is a name that the keys"):
+        parse_job(config, "test")

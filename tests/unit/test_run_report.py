@@ -459,3 +459,50 @@ def test_of_a_shared_folder_a_run_reports_itself_alone(tmp_path: Path) -> None:
 )
 def test_the_steps_of_an_axis_are_told_apart(steps: list[float], told: list[str]) -> None:
     assert [f"{step:{_form(steps, '.4f')}}" for step in steps] == told
+
+
+def test_a_result_of_another_attempt_tells_nothing_of_the_last(tmp_path: Path) -> None:
+    folder = made_run(tmp_path / "a")
+    before = run_of(folder)
+    assert before.result is not None
+    journal = Journal(folder, before.name, "train", ROWS, about(before.name, folder))
+    journal.values(ROWS + 100, {"train/click/auc": 0.6})
+    journal.end("failed", "no space")
+    assert run_of(folder).result is None
+
+
+def test_an_evaluation_that_is_no_number_is_told_and_drawn_nowhere(tmp_path: Path) -> None:
+    one, other = made_run(tmp_path / "a"), made_run(tmp_path / "b")
+    for folder in (one, other):
+        result = json.loads((folder / "result.json").read_text())
+        result["tasks"]["click"]["own"] |= {"auc": math.nan, "calibration": 0.0}
+        (folder / "result.json").write_text(json.dumps(result))
+    found = "\n".join(findings(run_of(one)))
+    assert "The evaluation's AUC is no number: click." in found
+    assert "click 0.00" in found
+    for places in ([str(one)], [str(one), str(other)]):
+        html = report(places).html()
+        assert '"nan' not in html
+        assert "NaN" not in html
+
+
+def test_a_bar_between_runs_is_a_gain_where_the_error_fell(tmp_path: Path) -> None:
+    folders = [made_run(tmp_path / name) for name in ("a", "b", "c")]
+    for folder, mse in zip(folders, (2.0, 1.5, 3.0), strict=True):
+        result = json.loads((folder / "result.json").read_text())
+        result["tasks"]["watch"] = {"own": {"rows": 1000, "mse": mse, "mae": 1.0, "r2": 0.1}}
+        (folder / "result.json").write_text(json.dumps(result))
+    labels = report([str(folder) for folder in folders]).html()
+    assert "watch: +25.00" in labels
+    assert "watch: -50.00" in labels
+
+
+def test_of_many_pairs_that_pull_apart_the_worst_are_told(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "s", "train", 0, about("s", tmp_path))
+    for n in range(8):
+        cosines = {f"gradients/cosine/a~b{k}": -0.2 - k / 100 + n / 1000 for k in range(15)}
+        journal.values(n + 1, cosines)
+    told = [words for words in findings(run_of(tmp_path)) if "apart" in words]
+    assert [words.split()[2] for words in told[:5]] == ["b14", "b13", "b12", "b11", "b10"]
+    assert told[5:] == ["10 more pairs of tasks pull apart, less than these."]
+    assert report([str(tmp_path)]).html().count("Cosine of a and b") == 12

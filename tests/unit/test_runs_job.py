@@ -156,7 +156,7 @@ def test_one_run_is_shown_in_full(folder: Path, capsys: pytest.CaptureFixture[st
 
 def test_one_day_is_shown_in_full(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = said(capsys, "show", folder / "daily/days/2026-01-03")
-    assert "1 days, 1 refused" in text
+    assert "1 day, 1 refused" in text
     (line,) = [line for line in text.splitlines() if line.startswith("order ") and "worse" in line]
     assert line.split() == ["order", "all", "auc", "0.6100", "0.5900", "worse"]
     assert line_of(text, "train").split() == ["train", "1m00s"]
