@@ -40,22 +40,9 @@ def parser() -> argparse.ArgumentParser:
     add("config", help="the job's YAML")
     add("overrides", nargs="*", metavar="key=value", help="settings of every side")
     add("--out", required=True, metavar="DIR", help="folder of the runs and the report")
-    add(
-        "--arch",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="ARCH",
-        help=f"sides by architecture: {', '.join(ARCHS)}",
-    )
-    add(
-        "--space",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="SPACE",
-        help=f"sides by space, of {', '.join(SPACES)}",
-    )
+    archs, spaces = f"sides by architecture: {', '.join(ARCHS)}", f"sides by space, of {', '.join(SPACES)}"
+    add("--arch", action="extend", nargs="+", default=[], metavar="ARCH", help=archs)
+    add("--space", action="extend", nargs="+", default=[], metavar="SPACE", help=spaces)
     add("--sides", metavar="SIDES.yaml", help="more sides: a mapping of settings for each name")
     add("--baseline", metavar="SIDE", help="what gains are over (single_task where it is a side, else the first)")
     add("--seeds", type=int, default=5, metavar="N", help="runs of each side, from the job's seed on (%(default)s)")

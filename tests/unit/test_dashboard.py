@@ -215,6 +215,13 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         main([path, "--entity", "team", "--dry-run"])
 
 
+def test_a_panel_shows_a_month_of_days() -> None:
+    config = small_config("log", "out") | {"daily": {}}
+    config["data"].pop("eval", None)
+    told = spec(build(parse_job(config, "test"), "team", "ranking"))["spec"]
+    assert json.dumps(told).count('"maxRuns": 120') == 1, "a day has four runs: its own, and those of its steps"
+
+
 @pytest.mark.parametrize("name", ["shared", "cosine"])
 def test_names_that_keys_have_for_themselves_are_refused(name: str) -> None:
     config = small_config("log", "out")

@@ -311,6 +311,16 @@ def test_a_batcher_that_has_ended_is_told_and_nobody_waits_for_it() -> None:
     asyncio.run(run())
 
 
+def test_health_tells_of_a_batcher_that_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def act(client: httpx.AsyncClient, app: Any) -> None:
+        assert (await client.get("/health")).json()["status"] == "ok"
+        monkeypatch.setattr(Batcher, "alive", False)
+        answer = await client.get("/health")
+        assert (answer.status_code, answer.json()["status"]) == (503, "failed")
+
+    with_client(Doubling(), Limits(), act)
+
+
 def test_waiting_for_others_is_as_long_as_was_said_and_ends_with_a_stop() -> None:
     async def run(wait_ms: float, stops: bool) -> tuple[list[int], float]:
         bundle = Doubling()
