@@ -6,7 +6,7 @@ from pipeline.model import NetworkSize
 from pipeline.report.text import aligned, duration
 from pipeline.train.budget import left_out_words
 from pipeline.train.checkpoint import Saved
-from pipeline.train.loop import Report
+from pipeline.train.window import Report
 
 UNDEFINED = "undefined"
 

@@ -20,7 +20,8 @@ from pipeline.train.budget import Budget, left_out_words
 from pipeline.train.checkpoint import Checkpoints, Commit, Progress, Saved
 from pipeline.train.console import checkpoint_line, evaluation_line, metrics_table, progress_line, size_line
 from pipeline.train.dist import Ranks
-from pipeline.train.loop import Report, Training, evaluate
+from pipeline.train.evaluate import evaluate
+from pipeline.train.loop import Training
 from pipeline.train.migrate import load_parent, opening_lines
 from pipeline.train.optim import Optimizers
 from pipeline.train.outcome import told_end
@@ -28,6 +29,7 @@ from pipeline.train.precision import settled
 from pipeline.train.result import result, write_result
 from pipeline.train.table_state import set_replica_steps
 from pipeline.train.warm_start import LINEAGE, Lineage, Parent, find_parent, lineage_of
+from pipeline.train.window import Report
 from schemas.errors import InputError
 from schemas.identity import MAY_CHANGE, VOCABULARIES, changes, digest, fingerprint, numeric
 from schemas.job import JobConfig

@@ -20,7 +20,7 @@ from pipeline.train.agreement import check_agreement, first_rank, sole_writer, t
 from pipeline.train.budget import Budget, left_out_words
 from pipeline.train.console import evaluation_line, metrics_table
 from pipeline.train.dist import Ranks
-from pipeline.train.loop import evaluate
+from pipeline.train.evaluate import evaluate
 from pipeline.train.outcome import told_end
 from pipeline.train.prediction_files import PredictionFile
 from pipeline.train.restore import load_model

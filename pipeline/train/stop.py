@@ -56,6 +56,13 @@ class Stopped(BaseException):
         self.kind, self.line = kind, line
 
 
+def farewell(why: str, where: str) -> str:
+    """The line of a `Stopped`: what stopped it, and what goes on from there."""
+    if why == REGROUP:
+        return f"nodes join or leave {where}; starting again"
+    return f"stopped by {why} {where}; the same command goes on from there"
+
+
 class Stop:
     """What this rank has been told about stopping."""
 

@@ -12,7 +12,8 @@ import torch
 from pipeline.data.files import plan
 from pipeline.train.budget import Budget
 from pipeline.train.checkpoint import Checkpoints
-from pipeline.train.loop import Training, evaluate
+from pipeline.train.evaluate import evaluate
+from pipeline.train.loop import Training
 from pipeline.train.run import START
 from pipeline.train.step import TrainStep
 from schemas.errors import InputError

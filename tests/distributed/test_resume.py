@@ -15,8 +15,9 @@ from pipeline.data.files import plan
 from pipeline.data.source import epoch_source
 from pipeline.metrics import flatten
 from pipeline.train.checkpoint import Checkpoints
-from pipeline.train.loop import Report, Training
+from pipeline.train.loop import Training
 from pipeline.train.run import START
+from pipeline.train.window import Report
 from schemas.errors import InputError
 from schemas.load import parse_job
 from schemas.tasks import TaskSpec
@@ -116,7 +117,7 @@ def restored_window(rank: int, world: int, config: dict[str, Any], folder: str) 
     assert commit is not None
     training.load(commit)
     training._window.begin(START)
-    report = training._window.close(commit.progress)
+    report = training._window.close(commit.progress, training.optimizers.dense_lr, training.budget.training.totals)
     return [] if report is None else [report]
 
 

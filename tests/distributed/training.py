@@ -18,11 +18,13 @@ from pipeline.metrics import Metrics
 from pipeline.model import RankingModel
 from pipeline.train.checkpoint import Checkpoints
 from pipeline.train.dist import Ranks, quiet_libraries
-from pipeline.train.loop import Report, Training, evaluate, total_steps, training_batches
+from pipeline.train.evaluate import evaluate
+from pipeline.train.loop import Training, total_steps, training_batches
 from pipeline.train.optim import Optimizers
 from pipeline.train.restore import load_model
 from pipeline.train.run import START
 from pipeline.train.step import TrainStep
+from pipeline.train.window import Report
 from schemas.load import parse_job
 
 

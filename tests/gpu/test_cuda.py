@@ -13,11 +13,13 @@ from pipeline.embedding.sharding import shard
 from pipeline.model import RankingModel
 from pipeline.train.checkpoint import Checkpoints
 from pipeline.train.dist import Ranks, process_group, quiet_libraries
-from pipeline.train.loop import Report, Training, evaluate, total_steps, training_batches
+from pipeline.train.evaluate import evaluate
+from pipeline.train.loop import Training, total_steps, training_batches
 from pipeline.train.optim import Optimizers
 from pipeline.train.restore import load_training
 from pipeline.train.run import START
 from pipeline.train.step import TrainStep
+from pipeline.train.window import Report
 from schemas.job import JobConfig
 from schemas.load import parse_job
 from tests.golden.test_golden_losses import golden_config, recorded_losses

@@ -8,7 +8,8 @@ from pipeline.measures import regression_metrics
 from pipeline.metrics import Metrics, binary_metrics
 from pipeline.train.checkpoint import Progress
 from pipeline.train.console import duration, metrics_table, progress_line
-from pipeline.train.loop import Report, total_rows, total_steps
+from pipeline.train.loop import total_rows, total_steps
+from pipeline.train.window import Report
 from tests.logs import small_job
 
 
