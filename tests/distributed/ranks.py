@@ -2,9 +2,9 @@
 
     results = run_ranks(2, check_something, arg)      # check_something(rank, arg), defined at module level
 
-Ranks are forked from one server process that has already imported torch and torchrec, so a rank starts in
-milliseconds and the import is paid once a test session. Nothing here waits without a bound: the start, the process
-group and the run each have a limit, and a rank that outlives its parent ends itself.
+Ranks are forked from one server process that has already imported torch, torchrec and Fulcrum's own modules
+(preloaded.py), so a rank starts in milliseconds and the import is paid once a test session. Nothing here waits without
+a bound: the start, the process group and the run each have a limit, and a rank that outlives its parent ends itself.
 """
 
 import faulthandler
@@ -33,12 +33,9 @@ _GROUP_S = 60.0
 _EXIT_S = 15.0
 
 fork_server = multiprocessing.get_context("forkserver")
-# all that a rank and a launcher import, but Fulcrum's own modules
-_TORCH = ["torchrec", "torch.distributed.run", "torch.distributed.checkpoint._fsspec_filesystem", "torch.profiler"]
-_TORCH += ["torch.distributed.elastic.rendezvous.c10d_rendezvous_backend"]
-_OTHERS = ["pyarrow.compute", "pyarrow.parquet", "fsspec.implementations.local", "pydantic", "yaml", "wandb", "pytest"]
-_OTHERS += ["scipy.stats", "matplotlib.figure", "matplotlib.backends.backend_svg", "jinja2"]
-fork_server.set_forkserver_preload(_TORCH + _OTHERS)
+OWN = ("schemas", "pipeline")
+"""Packages of ours that the server imports."""
+fork_server.set_forkserver_preload(["tests.distributed.preloaded"])
 
 
 class RankFailureError(RuntimeError):

@@ -23,7 +23,8 @@ print(json.dumps({
     "environment": {k: v for k, v in os.environ.items() if k in ("PROBE", "PYTHONPATH", "HOME", "OMP_NUM_THREADS")},
     "files": sorted(n for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}")),
     "caught": caught, "leads": os.getsid(0) == os.getpid(), "threads": threading.active_count(),
-    "own": sorted(m for m in sys.modules if m.split(".")[0] in ("jobs", "pipeline", "schemas", "tests")),
+    "own": sorted(m for m in sys.modules if m.split(".")[0] in ("jobs", "tests")),
+    "patches": getattr(sys.modules.get("schemas.load"), "PATCHES", 0),
     "logs": logging.root.manager.disable, "strict": any(f[0] == "error" for f in warnings.filters),
 }))
 end = sys.argv[1]
@@ -77,6 +78,18 @@ def test_a_rank_is_as_from_a_new_interpreter(home: Path) -> None:
     assert code == 0, out + said
     assert told(out) == new
     assert out.endswith("at exit\n")
+
+
+def test_what_a_test_patches_in_a_launcher_is_not_patched_in_its_ranks(home: Path) -> None:
+    """Each process patches its own, once."""
+    (home / "sitecustomize.py").write_text(
+        "import schemas.load\nschemas.load.PATCHES = getattr(schemas.load, 'PATCHES', 0) + 1"
+    )
+    new = told(ended(subprocess.run, home, "probe", "0", start_new_session=True)[1])
+    launcher = told(ended(warm.run, home, "probe", "0", start_new_session=True)[1])
+    rank = told(ended(warm.run, home, "torch.distributed.run", "--standalone", "-m", "probe", "0")[1])
+    assert (launcher, rank) == (new, new)
+    assert new["patches"] == 1
 
 
 def test_a_process_that_is_late_is_told_and_can_be_killed(home: Path) -> None:

@@ -5,14 +5,15 @@
 
 A launcher is forked from the server of ranks.py, and where its torchrun would start a rank's interpreter, the launcher
 forks. Each is what the command makes it: own arguments, environment, folder, session, signals and files, exit code, and
-Fulcrum's own modules imported anew by `runpy`, which is what `-m` runs. What it does not show is the import of the
-libraries: their time, their warnings, and what may be told before they are there. Tests of that use subprocess.
+its module run by `runpy`, as `-m` does. What it does not show is the import of the libraries and of what is below
+`jobs`: their time, their warnings, and what may be told before they are there. Tests of that use subprocess.
 """
 
 import atexit
 import contextlib
 import gc
 import importlib
+import importlib.util
 import inspect
 import io
 import logging
@@ -25,14 +26,18 @@ import threading
 import warnings
 from collections.abc import Sequence
 from multiprocessing import reduction
+from types import ModuleType
 from typing import Any, NoReturn
 
 from torch.distributed.elastic.multiprocessing.subprocess_handler import subprocess_handler
 from torch.distributed.elastic.rendezvous import dynamic_rendezvous
 
-from tests.distributed.ranks import fork_server
+from tests.distributed.ranks import OWN, fork_server
 
-OWN = ("jobs", "pipeline", "schemas", "tests", "sitecustomize")
+ANEW = ("jobs", "tests", "sitecustomize")
+"""Packages that each process imports for itself."""
+_preloaded: dict[str, ModuleType] = {}
+"""Those of ours that the server has imported, as no test has patched them."""
 _given = inspect.signature(subprocess.Popen._execute_child)  # type: ignore[attr-defined]
 _filters = list(warnings.filters)
 
@@ -81,7 +86,7 @@ class _Rank(subprocess.Popen[Any]):
         self._close_pipe_fds(*(asked[name] for name in _PIPES))  # type: ignore[attr-defined]
 
     def _become(self, asked: dict[str, Any], files: Sequence[int]) -> NoReturn:
-        _become(asked["args"], asked["env"], asked["cwd"], asked["start_new_session"], files)
+        _become(asked["args"], asked["env"], asked["cwd"], asked["start_new_session"], files, forks=False)
 
 
 class Nested(_Rank):
@@ -133,16 +138,24 @@ def _launcher(*arguments: Any) -> NoReturn:
     setattr(subprocess_handler, "Popen", _Rank)  # noqa: B010 - what torchrun starts a rank with
     # it names the caller in a record that nobody reads, from every module there is: a second of a launch
     setattr(dynamic_rendezvous, "get_method_name", lambda depth=0: "")  # noqa: B010
-    _become(*arguments)
+    _become(*arguments, forks=True)
 
 
 def _become(
-    command: Sequence[Any], environment: dict[str, str] | None, folder: Any, session: bool, files: Sequence[int]
+    command: Sequence[Any],
+    environment: dict[str, str] | None,
+    folder: Any,
+    session: bool,
+    files: Sequence[int],
+    forks: bool,
 ) -> NoReturn:
     """Turns a forked process into what the command, [python, "-u"?, "-m", MODULE, ...], makes of a new one."""
     code = 1
     try:
-        module, arguments = _as_new([str(word) for word in command], environment, folder, session, files)
+        _as_new(environment, folder, session, files, unbuffered=command[1] == "-u")
+        _take_modules(forks)
+        dash, module, *arguments = map(str, command[2 if command[1] == "-u" else 1 :])
+        assert dash == "-m", command
         code = _run(module, arguments)
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
@@ -153,8 +166,8 @@ def _become(
 
 
 def _as_new(
-    command: list[str], environment: dict[str, str] | None, folder: Any, session: bool, files: Sequence[int]
-) -> tuple[str, list[str]]:
+    environment: dict[str, str] | None, folder: Any, session: bool, files: Sequence[int], unbuffered: bool
+) -> None:
     gc.freeze()  # what the old process holds stays as it is: its files are closed below
     atexit._clear()
     logging.disable(logging.NOTSET)
@@ -172,7 +185,6 @@ def _as_new(
     for number in (1, 2):
         os.dup2(number + 1000, number)
     os.closerange(3, 1 << 12)
-    unbuffered = command[1] == "-u"
     for number, name in ((1, "stdout"), (2, "stderr")):
         file = open(number, "wb", 0 if unbuffered else -1, closefd=False)  # noqa: SIM115
         setattr(sys, name, io.TextIOWrapper(file, "utf-8", write_through=unbuffered, line_buffering=number == 2))
@@ -183,13 +195,19 @@ def _as_new(
         os.chdir(folder)
     here = [] if os.environ.get("PYTHONSAFEPATH") else [os.getcwd()]
     sys.path[:0] = [*here, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    for name in [name for name in sys.modules if name.split(".")[0] in OWN]:
+
+
+def _take_modules(forks: bool) -> None:
+    """Those of the server; new ones where tests patch a process that forks others, which are to have the server's."""
+    own = {name: module for name, module in sys.modules.items() if name.split(".")[0] in (*ANEW, *OWN)}
+    for name in own:
         del sys.modules[name]
+    if not _preloaded:  # the first process of this line: as the server has them
+        _preloaded.update({name: module for name, module in own.items() if name.split(".")[0] in OWN})
+    if not forks or importlib.util.find_spec("sitecustomize") is None:
+        sys.modules.update(_preloaded)
     with contextlib.suppress(ImportError):
         importlib.import_module("sitecustomize")
-    dash, module, *arguments = command[2 if unbuffered else 1 :]
-    assert dash == "-m", command
-    return module, arguments
 
 
 def _run(module: str, arguments: list[str]) -> int:
