@@ -18,6 +18,7 @@ from schemas.errors import InputError
 FEWEST = {
     "max_rows": 1,
     "max_body_mib": 1,
+    "body_seconds": 0.1,
     "max_queue_rows": 1,
     "batch_rows": 1,
     "wait_ms": 0,
@@ -40,6 +41,8 @@ def parser() -> argparse.ArgumentParser:
     add("--threads", type=int, default=1, metavar="N", help="of the network (%(default)s)")
     add("--max-rows", type=int, default=limits.rows, metavar="N", help="of a request (%(default)s)")
     add("--max-body-mib", type=int, default=limits.body_bytes >> 20, metavar="MIB", help="of a request (%(default)s)")
+    come = "for a request's body to come (%(default)s)"
+    add("--body-seconds", type=float, default=limits.body_seconds, metavar="S", help=come)
     add("--max-queue-rows", type=int, default=limits.queue_rows, metavar="N", help="that wait (%(default)s)")
     add("--batch-rows", type=int, default=limits.batch_rows, metavar="N", help="scored together (%(default)s)")
     add("--wait-ms", type=float, default=limits.wait_ms, metavar="MS", help="for others to batch with (%(default)s)")
@@ -64,7 +67,14 @@ def main(argv: list[str] | None = None) -> None:
     from pipeline.serving.app import service
     from pipeline.serving.server import listening, serve
 
-    limits = Limits(given.max_rows, given.max_body_mib << 20, given.max_queue_rows, given.batch_rows, given.wait_ms)
+    limits = Limits(
+        rows=given.max_rows,
+        body_bytes=given.max_body_mib << 20,
+        body_seconds=given.body_seconds,
+        queue_rows=given.max_queue_rows,
+        batch_rows=given.batch_rows,
+        wait_ms=given.wait_ms,
+    )
     if limits.queue_rows < limits.rows:
         raise InputError(f"--max-queue-rows: {limits.queue_rows} rows hold no request of --max-rows {limits.rows}")
     bundle = load_bundle(given.bundle, given.engine, given.threads)

@@ -1,9 +1,11 @@
 """The service's HTTP: /score, /health, /schema, /metrics. The one file that imports FastAPI.
 
-413  more rows or bytes than a request may have       429  more rows wait than may: try again
-422  no JSON, or what the schema refuses, the field named       503  the service is stopping
+408  the body came too slowly       413  more rows or bytes than a request may have
+422  no JSON, or what the schema refuses, the field named       429  more rows wait than may: try again
+503  the service is stopping
 """
 
+import asyncio
 import json
 import math
 import time
@@ -68,7 +70,7 @@ def service(bundle: Any, limits: Limits) -> FastAPI:
         """{"rows": [{field: value}]} -> {"rows": N, "scores": {column: [N numbers]}}, in the rows' order."""
         began, rows = time.perf_counter(), 0
         try:
-            given = _rows_of(await _body(request, limits.body_bytes), limits.rows)
+            given = _rows_of(await _body(request, limits), limits.rows)
             scores = await batcher.submit(given)
             rows = len(given)
             answer = _json({"rows": rows, "scores": {name: _finite(x_N) for name, x_N in scores.items()}})
@@ -93,8 +95,16 @@ def service(bundle: Any, limits: Limits) -> FastAPI:
     return app
 
 
-async def _body(request: Request, most: int) -> bytes:
-    """The body, no further than allowed."""
+async def _body(request: Request, limits: Limits) -> bytes:
+    """The body, no further and no longer than allowed."""
+    try:
+        async with asyncio.timeout(limits.body_seconds):
+            return await _whole(request, limits.body_bytes)
+    except TimeoutError:
+        raise RefusedError(408, f"the body has not come within {limits.body_seconds:g} s") from None
+
+
+async def _whole(request: Request, most: int) -> bytes:
     told = request.headers.get("content-length", "")
     if told.isdecimal() and int(told) > most:
         raise RefusedError(413, f"the body has {int(told):,} bytes, and {most:,} are the most")

@@ -11,6 +11,8 @@ class Limits:
     """Of a request; more are answered with 413."""
     body_bytes: int = 4 << 20
     """Of a request; more are answered with 413."""
+    body_seconds: float = 10.0
+    """From a request's head to the end of its body; later ones are answered with 408."""
     queue_rows: int = 10_000
     """Rows that wait or are being scored; beyond them a request is answered with 429."""
     batch_rows: int = 512

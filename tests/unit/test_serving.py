@@ -139,6 +139,19 @@ def test_a_body_without_a_length_ends_where_it_is_too_long() -> None:
     with_client(Doubling(), Limits(body_bytes=5_000), act)
 
 
+def test_a_body_that_comes_too_slowly_is_not_waited_for() -> None:
+    async def act(client: httpx.AsyncClient, app: Any) -> None:
+        async def slow() -> Any:
+            yield b'{"rows":'
+            await asyncio.sleep(30)
+
+        answer = await client.post("/score", content=slow())
+        assert (answer.status_code, answer.json()["error"]) == (408, "the body has not come within 0.2 s")
+        assert (await client.post("/score", json=rows(1))).status_code == 200, "and the service goes on"
+
+    with_client(Doubling(), Limits(body_seconds=0.2), act)
+
+
 def test_requests_that_come_while_the_network_is_busy_go_together_and_one_bad_one_alone_is_refused() -> None:
     bundle = Doubling()
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from .errors import BundleError
 
-FORMAT = 1
-"""Of bundle.json, and of the files that it names."""
+FORMAT = 2
+"""Of bundle.json, of the files that it names, and of how its scorer is called."""
 ABOUT, CHECKSUMS = "bundle.json", "checksums.json"
 PARTS: dict[str, type] = {"data": dict, "fields": list, "features": list, "tasks": list}
 """What bundle.json tells at least; `data` is the SHA-256 of every file that a score depends on."""
