@@ -11,6 +11,7 @@ from pipeline.daily.place import Place, place_of
 from pipeline.journal import FOLDER as JOURNAL
 from pipeline.journal import newest
 from pipeline.report.text import duration
+from pipeline.run_report.record import RESULT
 from pipeline.run_report.words import moment
 from pipeline.run_terminal.listing import step_took
 from schemas.errors import InputError
@@ -38,6 +39,9 @@ class Watch:
 
     def run(self) -> int:
         """Its exit code, by how the run ended: 0 finished, 3 refused, 75 stopped, 1 failed or silent."""
+        if not newest(self._folder) and (self._folder / RESULT).exists():
+            self._tell(f"{self._folder}: a run has ended here, and left {RESULT} but no journal to follow")
+            return 0
         heard = time.monotonic()
         while True:
             code = None

@@ -16,6 +16,7 @@ from jobs.runs import main
 from pipeline.daily.lease import Lease
 from pipeline.daily.ledger import Ledger
 from pipeline.journal import Journal, attempts
+from pipeline.run_report.record import RESULT
 from pipeline.run_terminal import watch as watch_module
 from pipeline.run_terminal.found import PAUSES, QUIET, at_work, places, run_at, state
 from pipeline.run_terminal.watch import Watch
@@ -311,3 +312,10 @@ def test_a_torn_record_ends_the_watch_with_its_line(tmp_path: Path) -> None:
         file.write("no record\n")
     with pytest.raises(InputError, match=r"0001-train\.jsonl, line 2: not as it was written"):
         Watch(tmp_path, lambda _: None, 5).run()
+
+
+def test_a_run_that_ended_without_a_journal_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / RESULT).write_text("{}")
+    lines: list[str] = []
+    assert Watch(tmp_path, lines.append, 60).run() == 0
+    assert lines == [f"{tmp_path}: a run has ended here, and left result.json but no journal to follow"]
