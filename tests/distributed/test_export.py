@@ -335,9 +335,9 @@ def swap(folder: Path) -> str:
 
 def older(folder: Path) -> str:
     about = json.loads((folder / "bundle.json").read_text())
-    (folder / "bundle.json").write_text(json.dumps(about | {"format": 0}))
+    (folder / "bundle.json").write_text(json.dumps(about | {"format": 1}))
     sums_anew(folder)
-    return "bundle.json: an older schema, format 0 where this reads 1"
+    return "bundle.json: an older schema, format 1 where this reads 2"
 
 
 def edited(folder: Path) -> str:
