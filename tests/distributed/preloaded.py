@@ -14,6 +14,7 @@ LIBRARIES = [
     "torch.profiler",
     "pyarrow.compute",
     "pyarrow.parquet",
+    "pandas",  # which pyarrow imports where it is installed, as it is for tests
     "fsspec.implementations.local",
     "pydantic",
     "yaml",

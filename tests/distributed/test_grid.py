@@ -70,6 +70,8 @@ def config_of(log: Path, model: str, space: str) -> dict[str, Any]:
         "train.batch_size": BATCH,
         "train.log_every": 1,
         "train.checkpoint_every": 1,
+        # a look at the last step, in one of the spaces: it begins with as many walks of the network as that has tensors
+        "tracking": {"telemetry": {"every": 200 if space == "entire" else 0}},
     }
     for key, value in keys.items():
         set_key(config, key, value)
