@@ -48,7 +48,7 @@ class Daily:
         config: dict[str, Any] = small_config("log", "root", days[:1])
         config["data"].pop("eval", None)
         config["data"] |= {"holdout": {"share": 0.6}}
-        config["train"] |= {"batch_size": 64, "log_every": 1000, "checkpoint_every": 2}
+        config["train"] |= {"batch_size": 64, "log_every": 1000, "checkpoint_every": 5}
         config["daily"] = {"checks": {"min_days": 3}, "gate": {"resamples": 100}}
         for key, value in settings.items():
             set_key(config, key.replace("__", "."), value)
