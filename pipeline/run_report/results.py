@@ -23,6 +23,8 @@ from pipeline.run_report.words import (
 
 BINARY = [("AUC", "auc"), ("log loss", "log_loss"), ("NE", "ne"), ("calibration", "calibration")]
 REGRESSION = [("MSE", "mse"), ("MAE", "mae"), ("R2", "r2")]
+ATTEMPTS = 30
+"""That a run's table shows."""
 
 
 def outcomes(page: Page, runs: Sequence[Run]) -> None:
@@ -225,15 +227,17 @@ def _bar(label: str, value: float) -> Bar:
 
 
 def attempts_table(page: Page, run: Run) -> None:
-    """Every attempt, where there were several."""
+    """The newest attempts, where there were several."""
     if len(run.tried) < 2:
         return
     rows: list[Row] = []
-    for place, one in enumerate(run.tried, 1):
+    before = max(len(run.tried) - ATTEMPTS, 0)
+    for place, one in enumerate(run.tried[before:], before + 1):
         tone = {"finished": "good", None: "bad", "failed": "bad"}.get(one.outcome, "")
         ended = one.outcome or ("no end recorded" if place == len(run.tried) else "killed")
         why = one.why.strip().split("\n", 1)[0][:200] or NOTHING
         rest = [moment(one.began), duration(one.last - one.began), f"{one.samples:,}"]
         rows.append([str(place), Cell(ended, tone), why, *rest])
     columns = ["attempt", "ended", "why", "began", "told for", "from row"]
-    page.table(columns, rows, f"Attempts of {run.label}.", words=4)
+    newest = f", the newest {ATTEMPTS} of {len(run.tried):,}" if before else ""
+    page.table(columns, rows, f"Attempts of {run.label}{newest}.", words=4)

@@ -114,6 +114,15 @@ def test_learning_curves_are_those_of_the_attempts_that_stand(tmp_path: Path) ->
     assert [row[1] for row in told.tables["Attempts of small."][1:]] == ["killed", "finished"]
 
 
+def test_of_many_attempts_the_newest_are_listed(tmp_path: Path) -> None:
+    for n in range(33):
+        Journal(tmp_path, "small", "train", n * ROWS, about("small", tmp_path)).values((n + 1) * ROWS, {})
+    told = page_of(tmp_path)
+    _, *rows = told.tables["Attempts of small, the newest 30 of 33."]
+    assert [row[0] for row in rows] == [str(n) for n in range(4, 34)]
+    assert (rows[0][5], rows[-1][5]) == (f"{3 * ROWS:,}", f"{32 * ROWS:,}")
+
+
 def test_a_curve_begins_and_ends_as_it_was_told(tmp_path: Path) -> None:
     told = page_of(made_run(tmp_path / "a"))
     assert f"AUC of click: small from {auc('click', 1):.3g} to {auc('click', WINDOWS):.3g}" in told.labels
