@@ -76,7 +76,8 @@ def gradnorm_factors(
     mean_norm, mean_ratio = sum(reached) / len(reached), sum(ratios_T) / len(ratios_T)
     out = []
     for factor, norm, got, ratio in zip(factors_T, norms_T, reached, ratios_T, strict=True):
-        target = mean_norm * (ratio / mean_ratio) ** alpha
+        relative = ratio / mean_ratio if mean_ratio > 0 else 1.0  # every loss is down to 0: none trains slower
+        target = mean_norm * relative**alpha
         slope = norm if got > target else -norm if got < target else 0.0
         out.append(max(factor - lr * slope, LEAST_FACTOR))
     return out

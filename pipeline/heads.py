@@ -3,10 +3,11 @@
 Shapes: B batch rows, T tasks, H width of a task's representation.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from pipeline.axes import Axes, linear, under
@@ -39,7 +40,7 @@ class Towers(nn.Module):
         super().__init__()
         if tasks < 1:
             raise ValueError(f"tasks is {tasks}: at least one is needed")
-        self.in_dims = [in_dim] * tasks if isinstance(in_dim, int) else list(in_dim)
+        self.in_dims = list(in_dim) if isinstance(in_dim, Iterable) else [int(in_dim)] * tasks
         if len(self.in_dims) != tasks:
             raise ValueError(f"in_dim {self.in_dims} has {len(self.in_dims)} widths for {tasks} tasks")
         self.towers = nn.ModuleList(MLP(width, layer_sizes, activation, norm, dropout) for width in self.in_dims)
@@ -51,6 +52,9 @@ class Towers(nn.Module):
 
     def last_layers(self, h_BTH: Tensor) -> list[Tensor]:
         """What each task's MLP makes of its representation, for `logits`."""
+        if not isinstance(h_BTH, torch.fx.Proxy) and list(h_BTH.shape[1:]) != [len(self.towers), max(self.in_dims)]:
+            wanted = f"{len(self.towers)} tasks and width {max(self.in_dims)}"
+            raise ValueError(f"the representations have shape {list(h_BTH.shape)}: h_BTH is of {wanted}")
         by_task = h_BTH.unbind(1)  # in one: the gradient of each slice would be a whole h_BTH, zeros but for the slice
         return [
             tower(by_task[task][:, :width])

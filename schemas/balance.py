@@ -35,7 +35,7 @@ class GradNormBalance(_Measured):
     """Learnt factors that bring the tasks' gradients to like norms (Chen et al., GradNorm, ICML 2018)."""
 
     method: Literal["gradnorm"]
-    alpha: Annotated[float, Field(ge=0)] = 1.5
+    alpha: Annotated[float, Field(ge=0, le=100)] = 1.5
     """Pull towards tasks that train slowly; 0 = equal norms."""
     lr: Annotated[float, Field(gt=0)] = 0.025
     """Learning rate of the factors."""

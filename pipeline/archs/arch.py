@@ -4,9 +4,12 @@ Shapes: B batch rows, D input width, T tasks, E experts, H width of a task's rep
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Integral
+from typing import cast
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from pipeline.axes import Axes, Axis
@@ -56,16 +59,35 @@ class Arch(nn.Module):
 
 def check_tasks(tasks: int) -> None:
     """ValueError where there is no task."""
-    if tasks < 1:
-        raise ValueError(f"tasks is {tasks}: at least one is needed")
+    if not isinstance(tasks, Integral) or tasks < 1:
+        raise ValueError(f"tasks is {tasks}: a whole number of 1 or more is needed")
 
 
-def mix(logits_BE: Tensor, experts: list[Tensor]) -> Tensor:
-    """Mix E experts' outputs of shape BH by softmax weights, to g_BH."""
+def check_layers(layers: Sequence[int], key: str, owner: str) -> None:
+    """ValueError, by the argument's name, where the layers of `owner` are no list of widths, or none."""
+    if not isinstance(layers, Iterable):
+        raise ValueError(f"{key} is {layers!r}: give a list of widths, such as [{layers!r}]")
+    if len(layers) == 0:
+        raise ValueError(f"{key} is empty: {owner} needs at least one layer")
+
+
+def check_input(x: Tensor, dims: str, tasks: int = 0) -> None:
+    """ValueError where the input has other axes than `dims` names, such as BD, or is not of `tasks` tasks."""
+    if isinstance(x, torch.fx.Proxy):  # a shape that cannot be compared
+        return
+    if x.ndim != len(dims):
+        raise ValueError(f"the input has shape {list(x.shape)}: x_{dims} has {len(dims)} axes")
+    if tasks and x.shape[1] != tasks:
+        raise ValueError(f"the input has shape {list(x.shape)}: x_{dims} is of {tasks} tasks")
+
+
+def mix(gate: nn.Module, x_BD: Tensor, experts: list[Tensor]) -> Tensor:
+    """Mix E experts' outputs of shape BH by the softmax of a linear gate's E logits, to g_BH."""
+    logits_BE = gate(x_BD)
     # in fp32 at least, the sums too: a CPU's autocast would leave both in bf16
     weight_BE = torch.softmax(logits_BE, dim=-1, dtype=torch.promote_types(logits_BE.dtype, torch.float32))
     # expert by expert: stacked, it is B products of 1 x E and E x H, which cost a CPU a fifth of the network's step
     mixed_BH = weight_BE[:, :1] * experts[0]
     for place, expert_BH in enumerate(experts[1:], start=1):
         mixed_BH = torch.addcmul(mixed_BH, weight_BE[:, place : place + 1], expert_BH)
-    return mixed_BH
+    return mixed_BH.to(cast(nn.Linear, gate).weight.dtype)  # of a network that is bf16 itself, and not by autocast

@@ -6,14 +6,14 @@ Source: the baselines of Tang et al., "Progressive Layered Extraction (PLE)", Re
 hard parameter sharing is Caruana, "Multitask Learning", Machine Learning 28, 1997.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.archs.arch import Arch, check_tasks
+from pipeline.archs.arch import Arch, check_input, check_layers, check_tasks
 from pipeline.axes import Axes, Axis, under
 from pipeline.mlp import MLP
 
@@ -44,6 +44,7 @@ class SingleTask(Arch):
 
     def forward(self, x: Tensor) -> Tensor:
         """x_BD, or x_BTD with separate embeddings -> h_BTH."""
+        check_input(x, "BTD" if self.separate_embeddings else "BD", len(self.bottoms) * self.separate_embeddings)
         own = [x[:, task] if self.separate_embeddings else x for task in range(len(self.bottoms))]
         return torch.stack([bottom(x_BD) for bottom, x_BD in zip(self.bottoms, own, strict=True)], dim=1)
 
@@ -69,12 +70,13 @@ class SharedBottom(Arch):
     ) -> None:
         super().__init__()
         check_tasks(tasks)
-        _check_layers(bottom_layers)
+        check_layers(bottom_layers, "bottom_layers", "a bottom")
         self.bottom = MLP(in_dim, bottom_layers, activation, norm, dropout)
         self.out_dims = [self.bottom.out_dim] * tasks
 
     def forward(self, x_BD: Tensor) -> Tensor:
         """x_BD -> h_BTH, the same for every task."""
+        check_input(x_BD, "BD")
         return self.bottom(x_BD).unsqueeze(1).expand(-1, len(self.out_dims), -1)
 
     def axes(self, inputs: Axis, tasks: Sequence[str]) -> Axes:
@@ -108,6 +110,8 @@ class Asymmetric(Arch):
         if len(reads) != tasks:
             raise ValueError(f"reads has {len(reads)} lists for {tasks} tasks: give each task's, empty for none")
         for task, others in enumerate(reads):
+            if not isinstance(others, Iterable):
+                raise ValueError(f"reads is {reads!r}: give a list for each task, in their order")
             if any(other == task or not 0 <= other < tasks for other in others) or len(set(others)) < len(others):
                 raise ValueError(f"reads[{task}] is {list(others)}: it takes numbers of other tasks, each once")
         if fusion not in ("concat", "sum", "mean"):
@@ -120,6 +124,7 @@ class Asymmetric(Arch):
 
     def forward(self, x_BD: Tensor) -> Tensor:
         """x_BD -> h_BTH, filled up with zeros beyond a task's own width."""
+        check_input(x_BD, "BD")
         outputs = [bottom(x_BD) for bottom in self.bottoms]
         return torch.stack([self._fused([outputs[task] for task in read]) for read in self.reads], dim=1)
 
@@ -157,13 +162,14 @@ class Customized(Arch):
     ) -> None:
         super().__init__()
         check_tasks(tasks)
-        _check_layers(bottom_layers)
+        check_layers(bottom_layers, "bottom_layers", "a bottom")
         self.shared_bottom = MLP(in_dim, bottom_layers, activation, norm, dropout)
         self.bottoms = _bottoms(tasks, in_dim, bottom_layers, activation, norm, dropout)
         self.out_dims = [2 * bottom_layers[-1]] * tasks
 
     def forward(self, x_BD: Tensor) -> Tensor:
         """x_BD -> h_BTH."""
+        check_input(x_BD, "BD")
         shared_BW = self.shared_bottom(x_BD)
         return torch.stack([torch.cat([shared_BW, bottom(x_BD)], dim=1) for bottom in self.bottoms], dim=1)
 
@@ -175,13 +181,8 @@ class Customized(Arch):
 def _bottoms(
     tasks: int, in_dim: int, layers: Sequence[int], activation: str, norm: str, dropout: float
 ) -> nn.ModuleList:
-    _check_layers(layers)
+    check_layers(layers, "bottom_layers", "a bottom")
     return nn.ModuleList(MLP(in_dim, layers, activation, norm, dropout) for _ in range(tasks))
-
-
-def _check_layers(layers: Sequence[int]) -> None:
-    if len(layers) == 0:
-        raise ValueError("bottom_layers is empty: a bottom needs at least one layer")
 
 
 def _by_task(bottoms: nn.ModuleList, inputs: Axis, tasks: Sequence[str]) -> Axes:

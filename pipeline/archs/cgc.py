@@ -5,13 +5,13 @@ Shapes: B batch rows, D input width, T tasks, E experts a gate sees, H expert wi
 Source: Tang et al., "Progressive Layered Extraction (PLE)", RecSys 2020, sections 4.1 and 4.2.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.archs.arch import Arch, Mixture, check_tasks, mix
+from pipeline.archs.arch import Arch, Mixture, check_input, check_layers, check_tasks, mix
 from pipeline.axes import Axes, Axis, linear, under
 from pipeline.mlp import MLP
 
@@ -71,13 +71,14 @@ class ExtractionLevel(nn.Module):
         ]
         shared = [expert(shared_input) for expert in self.shared_experts.children()]
         outputs = [
-            mix(gate(x_BD), [*group, *shared])
+            mix(gate, x_BD, [*group, *shared])
             for gate, x_BD, group in zip(self.task_gates, task_inputs, own, strict=True)
         ]
         if self.shared_gate is None:
             return outputs, None
         everyone = [expert_BH for group in own for expert_BH in group]
-        return outputs, mix(self.shared_gate(shared_input), [*everyone, *shared])
+        assert shared_input is not None
+        return outputs, mix(self.shared_gate, shared_input, [*everyone, *shared])
 
     def mixtures(self, level: int, tasks: Sequence[str]) -> list[Mixture]:
         """A gate a task, and the shared one where there is one."""
@@ -143,6 +144,7 @@ class CGC(Arch):
 
     def forward(self, x_BD: Tensor) -> Tensor:
         """x_BD -> h_BTH."""
+        check_input(x_BD, "BD")
         outputs, _ = self.levels[0]([x_BD] * self.tasks, x_BD)
         return torch.stack(outputs, dim=1)
 
@@ -158,7 +160,7 @@ class CGC(Arch):
 def experts_per_task(tasks: int, task_experts: int | Sequence[int]) -> list[int]:
     """Return the number of experts of each task; ValueError where there is no task or the numbers do not fit."""
     check_tasks(tasks)
-    counts = [task_experts] * tasks if isinstance(task_experts, int) else list(task_experts)
+    counts = list(task_experts) if isinstance(task_experts, Iterable) else [int(task_experts)] * tasks
     if len(counts) != tasks:
         raise ValueError(
             f"task_experts {counts} has {len(counts)} numbers for {tasks} tasks: give one number, or each's"
@@ -167,8 +169,7 @@ def experts_per_task(tasks: int, task_experts: int | Sequence[int]) -> list[int]
 
 
 def _check_experts(task_experts: Sequence[int], shared_experts: int, expert_layers: Sequence[int]) -> None:
-    if len(expert_layers) == 0:
-        raise ValueError("expert_layers is empty: an expert needs at least one layer")
+    check_layers(expert_layers, "expert_layers", "an expert")
     if min([shared_experts, *task_experts]) < 0:
         raise ValueError(f"task_experts {list(task_experts)}, shared_experts {shared_experts}: none may be negative")
     bare = [task for task, number in enumerate(task_experts) if number + shared_experts == 0]

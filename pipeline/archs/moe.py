@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from pipeline.archs.arch import Arch, Mixture, check_tasks, mix
+from pipeline.archs.arch import Arch, Mixture, check_input, check_layers, check_tasks, mix
 from pipeline.axes import Axes, Axis, linear, under
 from pipeline.mlp import MLP
 
@@ -38,8 +38,7 @@ class MixtureLevel(nn.Module):
         super().__init__()
         if experts < 1:
             raise ValueError(f"experts is {experts}: at least one is needed")
-        if len(expert_layers) == 0:
-            raise ValueError("expert_layers is empty: an expert needs at least one layer")
+        check_layers(expert_layers, "expert_layers", "an expert")
         self.experts = nn.ModuleList(MLP(in_dim, expert_layers, activation, norm, dropout) for _ in range(experts))
         self.gates = nn.ModuleList(nn.Linear(selector_dim, experts, bias=gate_bias) for _ in range(outputs))
         self.out_dim = expert_layers[-1]
@@ -47,7 +46,7 @@ class MixtureLevel(nn.Module):
     def forward(self, inputs: Sequence[Tensor], x_BD: Tensor) -> list[Tensor]:
         """E inputs and the selector x_BD -> the outputs g_BH."""
         outputs = [expert(u_BU) for expert, u_BU in zip(self.experts, inputs, strict=True)]
-        return [mix(gate(x_BD), outputs) for gate in self.gates]
+        return [mix(gate, x_BD, outputs) for gate in self.gates]
 
     def mixtures(self, level: int, gates: Sequence[str]) -> list[Mixture]:
         """The gates, which all see every expert."""
@@ -102,6 +101,7 @@ class MLMMoE(Arch):
 
     def forward(self, x_BD: Tensor) -> Tensor:
         """x_BD -> h_BTH."""
+        check_input(x_BD, "BD")
         streams = [x_BD] * self.experts
         for level in self.levels:
             streams = level(streams, x_BD)
@@ -171,6 +171,7 @@ class MoE(Arch):
 
     def forward(self, x_BD: Tensor) -> Tensor:
         """x_BD -> h_BTH, the same for every task."""
+        check_input(x_BD, "BD")
         (h_BH,) = self.levels[0]([x_BD] * self.experts, x_BD)
         return h_BH.unsqueeze(1).expand(-1, len(self.out_dims), -1)
 

@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from pipeline.archs.arch import Arch, Mixture
+from pipeline.archs.arch import Arch, Mixture, check_input
 from pipeline.archs.cgc import ExtractionLevel, experts_per_task
 from pipeline.axes import Axes, Axis, under
 
@@ -58,6 +58,7 @@ class PLE(Arch):
 
     def forward(self, x_BD: Tensor) -> Tensor:
         """x_BD -> h_BTH."""
+        check_input(x_BD, "BD")
         task_streams, shared_stream = [x_BD] * self.tasks, x_BD
         for level in self.levels:
             task_streams, shared_stream = level(task_streams, shared_stream)

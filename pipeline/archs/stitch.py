@@ -6,6 +6,7 @@ Sources: Misra et al., "Cross-stitch Networks for Multi-task Learning", CVPR 201
 Architecture Learning" (sluice networks), AAAI 2019.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Literal, cast
@@ -13,7 +14,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from pipeline.archs.arch import Arch, check_tasks
+from pipeline.archs.arch import Arch, check_input, check_layers, check_tasks
 from pipeline.axes import Axes, Axis, Labelled, under
 from pipeline.mlp import MLP
 
@@ -37,8 +38,7 @@ class _Stitched(Arch):
     ) -> None:
         super().__init__()
         check_tasks(tasks)
-        if len(bottom_layers) == 0:
-            raise ValueError("bottom_layers is empty: a network needs at least one layer")
+        check_layers(bottom_layers, "bottom_layers", "a network")
         if subspaces < 1 or any(width % subspaces for width in bottom_layers):
             raise ValueError(f"bottom_layers {list(bottom_layers)}: no {subspaces} equal subspaces in each")
         self.levels = nn.ModuleList()
@@ -52,6 +52,7 @@ class _Stitched(Arch):
 
     def _outputs(self, x_BD: Tensor) -> list[Tensor]:
         """Each level's mixed outputs x~_BTH."""
+        check_input(x_BD, "BD")
         streams, out = [x_BD] * len(self.out_dims), []
         for level, a_NN in zip(self.levels, self.stitches, strict=True):
             own = [layer(u_BU) for layer, u_BU in zip(level.children(), streams, strict=True)]
@@ -135,8 +136,9 @@ class Sluice(_Stitched):
     ) -> None:
         if init not in ("imbalanced", "balanced"):
             raise ValueError(f"init {init!r} is not known: choose one of imbalanced, balanced")
-        if orthogonality < 0:
-            raise ValueError(f"orthogonality is {orthogonality}: it must not be negative")
+        if not 0 <= orthogonality < math.inf:
+            raise ValueError(f"orthogonality is {orthogonality}: it must be finite and must not be negative")
+        check_layers(bottom_layers, "bottom_layers", "a network")
         if len(set(bottom_layers)) > 1:
             raise ValueError(f"bottom_layers {list(bottom_layers)}: layers that are mixed have one width")
         balanced = init == "balanced"

@@ -148,8 +148,9 @@ class _Measured(Balancing):
 class GradNorm(_Measured):
     """w_k times a factor a task, learnt so that the gradients of factor_k L_k come to like norms.
 
-    The norm is that over all shared dense parameters. The factors begin at 1 and add up to T; w_k stands outside, so
-    that it stays a priority of the user's and is not levelled out.
+    The norm is that over all shared dense parameters. The factors begin at 1; those of the tasks that take part in a
+    step keep their sum, which is T where all do. w_k stands outside, so that it stays a priority of the user's and is
+    not levelled out.
     """
 
     def __init__(self, job: JobConfig, dense: DenseNetwork, row_losses: Callable[[Tensor], Tensor]) -> None:
@@ -179,9 +180,11 @@ class GradNorm(_Measured):
             norms = [math.sqrt(measure.gram_TT[k][k]) for k in told]
             ratios = [measure.loss_T[k] / first[k] for k in told]
             stepped = gradnorm_factors([factors[k] for k in told], norms, ratios, self._config.alpha, self._config.lr)
-            factors = [stepped[told.index(k)] if k in told else factor for k, factor in enumerate(factors)]
-        total = sum(factors)
-        self._state.write([factor * len(factors) / total for factor in factors], first)
+            # among themselves: what the others have they keep, and all together come to T
+            kept = len(factors) if len(told) == len(factors) else sum(factors[k] for k in told)
+            own = dict(zip(told, stepped, strict=True))
+            factors = [own[k] * kept / sum(stepped) if k in own else factor for k, factor in enumerate(factors)]
+        self._state.write(factors, first)
 
 
 class _Replacing(_Measured):

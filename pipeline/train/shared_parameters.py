@@ -43,31 +43,35 @@ def gram_of(gradients_TP: Tensor) -> Tensor:
     return gram_TT
 
 
-@torch.no_grad()
 def losses_reached(job: JobConfig, row_losses: Callable[[Tensor], Tensor]) -> dict[str, list[int]]:
     """The tasks whose losses each parameter of arch and towers reaches, by the parameter's name in the dense network.
 
-    `row_losses` turns logits_BT into the loss_BT of each row and task. A parameter is made NaN in a network of zeros,
-    and the losses that turn NaN are those it reaches, since 0 times NaN is NaN: no gate that happens to be shut and no
-    unit that happens to be dead hides a way. Tensor by tensor: a stitch, with a row a task, is shared. (Autograd's own
-    None tells nothing: representations and logits are stacked, so every parameter gets a gradient from every task, of
-    zeros where there is no way.)
+    `row_losses` turns logits_BT into the loss_BT of each row and task. NaN is sent back from one logit at a time, and
+    arrives wherever there is a way, since 0 times NaN is NaN: no gate that happens to be shut hides one, and every unit
+    is alive, in a network of positive numbers. So it costs a pass back a task, however many parameters there are.
+    Tensor by tensor: a stitch, with a row a task, is shared. (Autograd's own None tells nothing: representations and
+    logits are stacked, so every parameter gets a gradient from every task, of zeros where there is no way.)
     """
     with torch.device("meta"):
         network = DenseNetwork(job)
     network = network.to_empty(device="cpu").eval()
     for tensor in network.state_dict().values():
-        tensor.zero_()
-    x = torch.zeros(1, *([len(job.tasks)] if job.separate_embeddings else []), input_width(job))
-
-    def losses_T() -> Tensor:
-        return row_losses(network.towers(network.arch(x)))[0]
-
-    assert bool(losses_T().isfinite().all())
-    out = {}
-    for part in ("arch", "towers"):
-        for name, parameter in network.get_submodule(part).named_parameters(part):
-            parameter.fill_(math.nan)
-            out[name] = losses_T().isnan().nonzero().flatten().tolist()
-            parameter.zero_()
-    return out
+        tensor.fill_(1 / tensor.shape[-1] if tensor.ndim > 1 else 1)  # means, so that nothing grows with the width
+    tasks = len(job.tasks)
+    x = torch.ones(1, *([tasks] if job.separate_embeddings else []), input_width(job))
+    live = {
+        name: parameter
+        for part in ("arch", "towers")
+        for name, parameter in network.get_submodule(part).named_parameters(part)
+    }
+    logits_T = network.towers(network.arch(x))[0]
+    assert bool(logits_T.isfinite().all())
+    reached: dict[str, set[int]] = {name: set() for name in live}
+    for logit in range(tasks):
+        nan_T = torch.zeros(tasks).index_fill(0, torch.tensor(logit), math.nan)
+        losses = set(row_losses(nan_T.unsqueeze(0))[0].isnan().nonzero().flatten().tolist())
+        found = torch.autograd.grad(logits_T, list(live.values()), nan_T, retain_graph=True, materialize_grads=True)
+        for name, gradient in zip(live, found, strict=True):
+            if bool(gradient.isnan().any()):
+                reached[name] |= losses
+    return {name: sorted(tasks) for name, tasks in reached.items()}

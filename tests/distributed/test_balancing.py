@@ -112,6 +112,10 @@ def own_gradients(config: dict[str, Any], before: dict[str, Tensor]) -> tuple[li
     for task in range(len(job.tasks)):
         inside = batch.space_BT[:, task] > 0
         loss = binary_loss(logits_BT[inside, task], batch.labels_BT[inside, task]).mean()
+        if job.spaces[task] == "entire":
+            up = [task] if job.parents[task] is None else [task, job.parents[task]]
+            p_B, y_B = logits_BT[:, up].double().sigmoid().prod(1), batch.labels_BT[:, up].double().prod(1)
+            loss = torch.nn.functional.binary_cross_entropy(p_B, y_B)
         names, parameters = zip(*model.named_parameters(), strict=True)
         found = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
         losses.append(float(loss.detach()))
@@ -129,6 +133,16 @@ def minimum_of_two(one: Tensor, other: Tensor) -> list[float]:
     return [alpha, 1 - alpha]
 
 
+def shared_names(gradients: list[dict[str, Tensor]], entire: bool) -> list[str]:
+    """The dense parameters that have a gradient from every task: they are as the formulas have it."""
+    beginnings = ["dense.arch.shared"]
+    if entire:  # the second task's loss is of the product: what the first alone has reaches it as well
+        beginnings += ["dense.arch.bottoms.0.", "dense.towers.towers.0.", "dense.towers.outputs.0."]
+    found = [n for n in gradients[0] if n.startswith("dense.") and all(g[n].abs().max() > 0 for g in gradients)]
+    assert found == [name for name in gradients[0] if name.startswith(tuple(beginnings))]
+    return found
+
+
 def check_step(
     config: dict[str, Any], before: dict[str, Tensor], after: dict[str, Tensor], weights: list[float]
 ) -> None:
@@ -136,8 +150,7 @@ def check_step(
     method = config["balance"]["method"]
     losses, gradients = own_gradients(config, before)
     w = [task.get("weight", 1.0) for task in config["tasks"]]
-    shared = [name for name in gradients[0] if name.startswith("dense.arch.shared")]
-    assert shared
+    shared = shared_names(gradients, entire=config.get("space") == "entire")
     g = [weight * row for weight, row in zip(w, flat(gradients, shared), strict=True)]
     plain = sum(g)
     assert isinstance(plain, Tensor)
@@ -145,8 +158,8 @@ def check_step(
     if method in ("pcgrad", "mgda"):
         assert len(g) == 2
         one, other = g
-        assert one @ other < 0, "the two tasks conflict"
-    if method == "pcgrad":
+        assert (one @ other < 0) == (config.get("space") != "entire"), "the two tasks conflict"
+    if method == "pcgrad" and one @ other < 0:
         on_shared = (one - one @ other / (other @ other) * other) + (other - one @ other / (one @ one) * one)
         wanted = [w[0] * (1 - one @ other / (one @ one)), w[1] * (1 - one @ other / (other @ other))]
     if method == "mgda":
@@ -201,6 +214,17 @@ def test_the_first_step_of_every_method_is_its_formula(log: Path, world: int) ->
     for number, config in enumerate(configs):
         before, after = (whole([rank[number][when] for rank in ranks]) for when in (0, 1))
         assert all(rank[number][1].losses == ranks[0][number][1].losses for rank in ranks), "ranks agree exactly"
+        check_step(config, before, after, ranks[0][number][1].losses[0])
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_so_it_is_where_a_loss_reaches_a_parents_tower(log: Path, world: int) -> None:
+    """Under `entire` the parent's bottom and tower are shared: they follow the method, not its weight alone."""
+    names = ("gradnorm", "pcgrad", "mgda", "normalized")
+    configs = [config_of(log, name, [TASKS[0], TASKS[2]], space="entire") for name in names]
+    ranks = run_ranks(world, steps_of, world, configs, 1)
+    for number, config in enumerate(configs):
+        before, after = (whole([rank[number][when] for rank in ranks]) for when in (0, 1))
         check_step(config, before, after, ranks[0][number][1].losses[0])
 
 

@@ -40,6 +40,7 @@ def toy(rank: int, world: int, config: dict[str, Any], steps: Steps) -> Told:
         learnt = [list(part) for part in dense.balance()] if job.balance.method == "gradnorm" else []
         told.append((balanced.weights, trained, learnt))
     method.detach()
+    assert not any(parameter._backward_hooks for parameter in dense.parameters()), "nothing stays behind"
     return told
 
 
@@ -85,6 +86,31 @@ def test_gradnorms_second_step_by_hand(world: int) -> None:
 
 
 @every_world
+def test_a_task_without_weight_keeps_its_factor_and_is_in_no_mean(world: int) -> None:
+    """As by hand above, with a third task that has no weight: its norm of 9 moves nothing, and nothing moves it."""
+    steps: Steps = [([[1, 0], [0, 3], [9, 0]], [0.8, 0.5, 7.0]), ([[1, 0], [0, 4], [9, 0]], [0.4, 0.6, 1.0])]
+    ((one, two),) = on_ranks(world, steps, config_of([1.0, 0.75, 0.0], method="gradnorm", alpha=0.5, lr=0.2))
+    assert one[2][0] == pytest.approx([1.5, 0.5, 1])
+    assert two[0] == pytest.approx([1.5, 0.375, 0])
+    assert two[2][0] == pytest.approx([1, 1, 1])
+
+
+@every_world
+def test_losses_down_to_zero_end_no_run(world: int) -> None:
+    steps: Steps = [([[1, 0], [0, 3]], [0.8, 0.5]), ([[1, 0], [0, 3]], [0.0, 0.0])]
+    ((_, two),) = on_ranks(world, steps, config_of([1.0, 1.0], method="gradnorm", alpha=0.5, lr=0.1))
+    assert sum(two[2][0]) == pytest.approx(2)
+
+
+@every_world
+def test_mgda_leaves_out_a_task_without_weight(world: int) -> None:
+    """Its zero would be the point of least norm, and nothing would train."""
+    (((weights, trained, _),),) = on_ranks(world, [([[2, 0], [-1, 1]], [1, 1])], config_of([1.0, 0.0], method="mgda"))
+    assert weights == [1.0, 0.0]
+    assert trained == pytest.approx([2, 0])
+
+
+@every_world
 def test_mgda_by_hand(world: int) -> None:
     """g1 = (2, 0), g2 = (-1, 1) and weights 1: (.4, .6). Twice the first's weight is g1 = (4, 0): 6/26 and 20/26."""
     steps: Steps = [([[2, 0], [-1, 1]], [1, 1])]
@@ -126,3 +152,6 @@ def test_pcgrads_order_is_drawn_anew_at_each_step(world: int) -> None:
     assert len({tuple(round(x, 6) for x in factors) for factors in possible}) == 8, "the order matters"
     met = {next(n for n, f in enumerate(possible) if weights == pytest.approx(f)) for weights, *_ in told}
     assert len(met) >= 5
+    config = config_of([1.0, 1.0, 1.0], method="pcgrad")
+    (other,) = on_ranks(world, steps, config | {"seed": 9})
+    assert [weights for weights, *_ in other] != [weights for weights, *_ in told], "and by the seed"

@@ -3,13 +3,16 @@
 B batch rows, D input width, T tasks, E experts, H width, N subspaces of all tasks.
 """
 
+import inspect
 import itertools
+import math
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,7 +20,9 @@ from torch import Tensor, nn
 from pipeline.archs import ARCHS
 from pipeline.archs.arch import Arch, mix
 from pipeline.heads import Towers
+from pipeline.mlp import MLP
 from pipeline.train.shared_parameters import own_gradients, own_gradients_at_once
+from schemas.model import ModelConfig
 
 D, T = 6, 3
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -203,12 +208,62 @@ def test_gradients_of_all_tasks_at_once_are_those_of_each(case: str) -> None:
 @pytest.mark.parametrize("experts", [1, 2, 9])
 def test_experts_are_mixed_in_fp32_under_autocast(experts: int) -> None:
     logits_BE, outputs = torch.randn(50, experts), [torch.randn(50, 7) for _ in range(experts)]
+    gate = nn.Linear(experts, experts, bias=False)  # whose logits are what it reads
+    with torch.no_grad():
+        gate.weight.copy_(torch.eye(experts))
     with torch.autocast("cpu", torch.bfloat16):
-        mixed_BH = mix(logits_BE.bfloat16(), [output_BH.bfloat16() for output_BH in outputs])
+        mixed_BH = mix(gate, logits_BE, [output_BH.bfloat16() for output_BH in outputs])
     exact_BE = torch.softmax(logits_BE.bfloat16().double(), dim=1)
     exact_BH = torch.einsum("be,beh->bh", exact_BE, torch.stack([o.bfloat16().double() for o in outputs], dim=1))
     assert mixed_BH.dtype == torch.float32
     torch.testing.assert_close(mixed_BH.double(), exact_BH, rtol=1e-5, atol=1e-6)
+
+
+SETTINGS = {"activation": "tanh", "norm": "layer", "dropout": 0.25}
+
+
+def blocks(module: nn.Module) -> list[MLP]:
+    return [each for each in module.modules() if isinstance(each, MLP)]
+
+
+@every_case
+def test_every_setting_comes_to_every_block_and_gate(case: str) -> None:
+    gates = {"gate_bias": True} if "expert_layers" in CASES[case][1] else {}
+    model = make(case, **SETTINGS, **gates)
+    assert blocks(model)
+    for block in [*blocks(model), *blocks(Towers(4, 2, [3], **SETTINGS))]:
+        assert isinstance(block.activation, nn.Tanh)
+        assert [type(norm) for norm in block.norms] == [nn.LayerNorm] * len(block.layers)
+        assert block.dropout.p == 0.25
+    names = [f"t{task}" for task in range(T)]
+    assert all(mixture.selector.bias is not None for mixture in model.mixtures(names))
+    assert bool(model.mixtures(names)) == bool(gates)
+    bare = make(case, **(gates | {"gate_bias": False} if gates else {}))
+    assert all(mixture.selector.bias is None for mixture in bare.mixtures(names)), "the paper's gate has none"
+
+
+@every_case
+def test_a_network_of_bf16_is_bf16_throughout(case: str) -> None:
+    """Not by autocast: as somebody makes one in a notebook."""
+    torch.manual_seed(0)
+    model = make(case).eval()
+    towers = Towers(model.out_dims, T, [3]).eval()
+    x = rows(4, case).float()
+    exact_BT = towers(model(x))
+    found_BT = towers.bfloat16()(model.bfloat16()(x.bfloat16()))
+    assert model(x.bfloat16()).dtype == found_BT.dtype == torch.bfloat16
+    torch.testing.assert_close(found_BT.float(), exact_BT, rtol=0.1, atol=0.05)
+
+
+def test_defaults_are_those_of_the_configuration() -> None:
+    """What a class takes where nothing is said is what the YAML takes."""
+    configs = get_args(get_args(ModelConfig)[0])
+    told = {get_args(config.model_fields["arch"].annotation)[0]: config.model_fields for config in configs}
+    for arch, made in ARCHS.items():
+        own = {name: p.default for name, p in inspect.signature(made).parameters.items() if p.default is not p.empty}
+        assert own, arch
+        for name, default in own.items():
+            assert told[arch][name].default == default, (arch, name)
 
 
 # ---- identities
@@ -450,12 +505,35 @@ def test_trace_and_export_give_the_same(case: str) -> None:
         ("sluice", {"subspaces": 0}, "no 0 equal subspaces"),
         ("sluice", {"init": "random"}, "choose one of imbalanced, balanced"),
         ("sluice", {"orthogonality": -1.0}, "must not be negative"),
+        ("sluice", {"orthogonality": math.nan}, "orthogonality is nan"),
+        ("sluice", {"orthogonality": math.inf}, "orthogonality is inf"),
+        ("sluice", {"bottom_layers": 6}, r"bottom_layers is 6: give a list of widths, such as \[6\]"),
+        ("asymmetric", {"reads": [[-1], [], []]}, r"reads\[0\] is \[-1\]"),
+        ("asymmetric", {"reads": {0: [1], 1: [], 2: []}}, "give a list for each task"),
+        ("single_task", {"bottom_layers": 6}, r"bottom_layers is 6: give a list of widths"),
+        ("mmoe", {"expert_layers": 6}, r"expert_layers is 6: give a list of widths"),
+        ("ple", {"expert_layers": 6}, r"expert_layers is 6: give a list of widths"),
+        ("moe", {"tasks": 2.0}, "tasks is 2.0: a whole number"),
     ],
 )
 def test_mistakes_are_named(case: str, changes: dict[str, Any], message: str) -> None:
     name, settings = CASES[case]
     with pytest.raises(ValueError, match=message):
-        ARCHS[name](in_dim=D, tasks=T, **(settings | changes))
+        ARCHS[name](**({"in_dim": D, "tasks": T} | settings | changes))
+
+
+@every_case
+def test_an_input_of_other_axes_is_refused(case: str) -> None:
+    model, separate = make(case), case == "separate inputs"
+    for shape in [(4, 2, D), (4, T + 1, D), (4, D)] if separate else [(4, T, D), (D,)]:
+        with pytest.raises(ValueError, match=r"the input has shape \["):
+            model(torch.zeros(shape))
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    three = np.int64(3)
+    assert ARCHS["cgc"](D, three, np.int64(1), 1, [4])(torch.zeros(2, D)).shape == (2, 3, 4)
+    assert Towers(np.int64(4), three)(torch.zeros(2, 3, 4)).shape == (2, 3)
 
 
 @every_case

@@ -124,7 +124,18 @@ def test_a_task_that_trains_slowly_is_pulled_up() -> None:
 
 
 def test_a_factor_never_reaches_zero() -> None:
-    assert gradnorm_factors([1, 1], [1, 1e6], [1, 1], 1, 0.1)[1] == LEAST_FACTOR
+    assert gradnorm_factors([1, 1], [1, 1e6], [1, 1], 1, 0.1)[1] == LEAST_FACTOR == 0.001
+
+
+def test_where_every_loss_is_down_to_zero_none_trains_slower() -> None:
+    assert gradnorm_factors([1, 1], [1, 3], [0, 0], 1.5, 0.1) == gradnorm_factors([1, 1], [1, 3], [1, 1], 1.5, 0.1)
+
+
+def test_the_largest_alpha_that_is_taken_overflows_nothing() -> None:
+    with pytest.raises(InputError, match="less than or equal to 100"):
+        job_of(balance={"method": "gradnorm", "alpha": 101})
+    ratios = [1.0] + [0.0] * 999
+    assert math.isfinite(gradnorm_factors([1.0] * 1000, [1.0] * 1000, ratios, 100, 0.1)[0])
 
 
 def test_the_slope_is_that_of_the_papers_loss() -> None:
@@ -142,6 +153,8 @@ def test_cosines_leave_out_tasks_without_a_gradient() -> None:
     g_TP = torch.tensor([[1.0, 0.0], [0.0, 0.0], [-1.0, 1.0]])
     assert cosines(gram(g_TP)) == pytest.approx([-math.sqrt(0.5)])
     assert cosines([[1.0]]) == []
+    small_TP = torch.tensor([[1e-4, 0.0], [0.0, 0.0], [-1e-4, 1e-4]], dtype=torch.float64)
+    assert cosines(gram(small_TP)) == pytest.approx([-math.sqrt(0.5)]), "however small they are"
 
 
 # ---- what the parameters reach
@@ -190,6 +203,18 @@ def test_every_architecture_shares_what_its_formula_says(name: str) -> None:
         assert found[f"towers.outputs.{task}.weight"] == [task]
 
 
+def test_a_loss_down_a_chain_reaches_the_towers_of_its_parents() -> None:
+    """Under `entire` the child's loss is of the product: what reaches a parent's logit reaches its child's loss."""
+    chain = [{"name": "click"}, {"name": "cart", "given": "click"}, {"name": "order", "given": "cart"}]
+    wanted = {"conditional": [[0], [1], [2]], "entire": [[0, 1, 2], [1, 2], [2]], "naive": [[0], [1], [2]]}
+    for space, tasks in wanted.items():
+        found = reached(job_of({"arch": "customized", "bottom_layers": [4]}, tasks=chain, space=space))
+        for task, losses in enumerate(tasks):
+            assert found[f"towers.outputs.{task}.weight"] == losses, space
+            assert found[f"arch.bottoms.{task}.layers.0.weight"] == losses, space
+        assert found["arch.shared_bottom.layers.0.weight"] == [0, 1, 2]
+
+
 def test_all_architectures_are_among_those() -> None:
     assert {model.get("arch", name) for name, (model, _) in SHARE.items()} == set(ARCHS)
 
@@ -232,6 +257,7 @@ def test_the_state_is_kept_by_task() -> None:
     assert isinstance(DenseNetwork(job_of(balance={"method": "gradnorm"})).balance, GradNormState)
     assert state_of(job_of()) == {}
     learnt = state_of(job_of(balance={"method": "gradnorm"}))
+    assert {value.dtype for value in learnt.values()} == {torch.float64}
     assert {name: float(value) for name, value in learnt.items()} == {
         f"balance.{task}.{part}": value
         for task in ("click", "cart", "fav", "order")

@@ -103,13 +103,30 @@ class _Heads(torch.nn.Module):
 
 
 def test_towers_read_their_columns_of_a_wider_representation_in_their_own_precision() -> None:
-    h_BTH = torch.randn(5, 2, 6, dtype=torch.float64)
+    h_BTH = torch.randn(5, 2, 4, dtype=torch.float64)
     towers = Towers([4, 3], 2, [3]).double()
     logits_BT = towers(h_BTH)
     for task, width in enumerate((4, 3)):
         own = towers.towers[task](h_BTH[:, task, :width])
         assert torch.equal(logits_BT[:, task : task + 1], towers.outputs[task](own))
     assert logits_BT.dtype == torch.float64
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 4), (3, 1, 4), (3, 2, 9), (3, 2, 3), (3, 4)])
+def test_representations_of_other_tasks_or_widths_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="h_BTH is of 2 tasks and width 4"):
+        Towers([4, 3], 2)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("parents", CHAINS)
+def test_a_parents_joint_is_the_first_part_of_its_childs(parents: list[int | None]) -> None:
+    """Bit for bit, from the root down: the child's is the parent's and its own factor, added last."""
+    logits_BT = torch.randn(200, len(parents), generator=torch.Generator().manual_seed(1)) * 4
+    joint_BT = joint_log_probability(logits_BT, parents)
+    for task, parent in enumerate(parents):
+        if parent is not None:
+            own_B = torch.nn.functional.logsigmoid(logits_BT[:, task])
+            assert torch.equal(joint_BT[:, task], joint_BT[:, parent] + own_B)
 
 
 def test_trace_holds_for_other_batch_sizes() -> None:

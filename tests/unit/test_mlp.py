@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.mlp import MLP
+from pipeline.mlp import MLP, NORMS
 from pipeline.norm import GlobalBatchNorm1d
 
 
@@ -33,6 +33,22 @@ def test_mlp_is_linear_norm_activation_in_this_order(name: str, torch_activation
     x_BD = data(7, 6)
     torch.testing.assert_close(mlp(x_BD), expected(x_BD), rtol=0, atol=1e-6)
     assert mlp.out_dim == 4
+
+
+def test_dropout_comes_after_the_activation() -> None:
+    """Scaled and dropped numbers go through no activation: they are exactly those of it, or 0."""
+    torch.manual_seed(0)
+    mlp = MLP(6, [50], activation="tanh", dropout=0.5)
+    x_BD = data(9, 6)
+    kept_BH = torch.tanh(mlp.layers[0](x_BD)) / (1 - 0.5)
+    out_BH = mlp(x_BD)
+    assert torch.equal(out_BH, torch.where(out_BH == 0, 0.0, kept_BH))
+    assert 0 < (out_BH == 0).sum() < out_BH.numel()
+
+
+def test_under_batch_normalisation_layers_have_no_bias() -> None:
+    biases = {norm: [layer.bias is not None for layer in MLP(6, [5, 4], norm=norm).layers] for norm in NORMS}
+    assert biases == {"none": [True, True], "layer": [True, True], "batch": [False, False]}
 
 
 def test_no_layers_is_the_identity() -> None:

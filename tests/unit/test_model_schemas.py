@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from pipeline.archs import ARCHS
+from pipeline.model import DenseNetwork
 from schemas.errors import InputError
 from schemas.job import JobConfig, json_schema
 from tests.logs import small_job
@@ -105,3 +106,11 @@ def test_separate_embeddings_are_a_copy_of_every_table_a_task() -> None:
         f"{task}.user" for task in ("click", "cart", "fav", "order")
     }
     assert job("single_task").trained_tables == job("single_task").tables
+
+
+def test_experts_go_to_the_tasks_that_are_named_in_whatever_order() -> None:
+    experts = {"order": 4, "fav": 3, "cart": 2, "click": 1}
+    job = small_job("log", "out", {"model": {"arch": "ple", "expert_layers": [4], "task_experts": experts}})
+    assert [task.name for task in job.tasks] == ["click", "cart", "fav", "order"]
+    groups = DenseNetwork(job).arch.levels[0].task_experts
+    assert [len(group) for group in groups] == [1, 2, 3, 4]

@@ -227,7 +227,7 @@ def test_trace_and_compile_give_the_same(arch: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"tasks": 0, "task_experts": 1}, "at least one"),
+        ({"tasks": 0, "task_experts": 1}, "tasks is 0"),
         ({"task_experts": [1, 2, 3]}, "3 numbers for 2 tasks"),
         ({"task_experts": [1, 0], "shared_experts": 0}, "task 1 has no expert"),
         ({"task_experts": [1, -1]}, "negative"),

@@ -153,6 +153,15 @@ def test_a_label_outside_of_its_indicator_breaks_no_funnel_and_promotes_nothing(
         assert columns_of(batch.labels_BT)["click"] == CLICK
 
 
+def test_drop_keeps_a_naive_positive_whose_chain_is_not_known() -> None:
+    """Click is known on the first three rows alone: the orders of rows 3 and 4 break nothing that is known."""
+    known = pa.array([1, 1, 1, 0, 0, 0])
+    job = chain_job(space="naive", data__funnel="drop", tasks__click__indicator="known")
+    batch = batch_of(job, **LABELS, known=known)
+    assert columns_of(batch.trained_BT) == {"order": ALL, "cart": ALL, "click": [1, 1, 1, 0, 0, 0]}
+    assert batch.broken_T.tolist() == [0, 0, 0]
+
+
 def test_indicators_are_checked_like_labels() -> None:
     job = chain_job(tasks__cart__indicator="seen")
     with pytest.raises(InputError, match=r"indicator 'seen' holds 2 \(row 1\); an indicator is 0 or 1"):
