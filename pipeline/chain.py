@@ -57,8 +57,8 @@ def chain_loss(logits_BC: Tensor, labels_B: Tensor) -> Tensor:
     """Cross-entropy of the product of the C probabilities of a chain against its joint label: loss_B.
 
     P = prod_c sigmoid(logits_BC), loss = -y log P - (1 - y) log(1 - P) (Ma et al., ESMM, SIGIR 2018, equation 3).
-    Finite for finite logits, and so is its gradient, -y (1 - p_c) + (1 - y) P (1 - p_c) / (1 - P): both to the relative
-    precision of the logits' type, for P near 0 and near 1 alike.
+    Finite where the logits' sum is, and so is its gradient, -y (1 - p_c) + (1 - y) P (1 - p_c) / (1 - P): both to the
+    relative precision of the logits' type, for P near 0 and near 1 alike.
     """
     log_p_BC = F.logsigmoid(logits_BC)
     upto_BC = log_p_BC.cumsum(1)

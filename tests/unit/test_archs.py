@@ -5,6 +5,7 @@ B batch rows, D input width, T tasks, E experts, H width, N subspaces of all tas
 
 import inspect
 import itertools
+import json
 import math
 import re
 import sys
@@ -473,6 +474,14 @@ def test_the_pages_notebook_snippet_runs(capsys: pytest.CaptureFixture[str]) -> 
     assert flops == 2 * (4 * (64 * 32 + 32 * 16) + 2 * 64 * 4)
     assert told == 4 * (65 * 32 + 33 * 16) + 2 * 64 * 4 + 2 * (17 * 8 + 9)
     assert all(f"| `{arch}` |" in page for arch in ARCHS)
+
+
+def test_the_snippet_on_balance_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs/balance.md").read_text()
+    (snippet,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    exec(snippet, {})
+    told = [[round(number, 9) for number in json.loads(line)] for line in capsys.readouterr().out.splitlines()]
+    assert told == [[1.5, 2.0], [0.4, 0.6]]
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case not in ("cgc", "ple")])  # those: test_ple.py
