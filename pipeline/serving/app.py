@@ -23,6 +23,7 @@ from pipeline.serving.metrics import Metrics
 
 LARGEST = 1.7976931348623157e308
 RETRY_SECONDS = "1"
+LATE = 408
 
 
 class RefusedError(Exception):
@@ -75,7 +76,9 @@ def service(bundle: Any, limits: Limits) -> FastAPI:
             rows = len(given)
             answer = _json({"rows": rows, "scores": {name: _finite(x_N) for name, x_N in scores.items()}})
         except RefusedError as refused:
-            answer = _json(refused.content, refused.status)
+            # what else comes of a body that was late is no request
+            headers = {"Connection": "close"} if refused.status == LATE else None
+            answer = _json(refused.content, refused.status, headers)
         except QueueFullError:
             answer = _json({"error": "too many rows wait; try again"}, 429, {"Retry-After": RETRY_SECONDS})
         except StoppingError:
@@ -101,7 +104,7 @@ async def _body(request: Request, limits: Limits) -> bytes:
         async with asyncio.timeout(limits.body_seconds):
             return await _whole(request, limits.body_bytes)
     except TimeoutError:
-        raise RefusedError(408, f"the body has not come within {limits.body_seconds:g} s") from None
+        raise RefusedError(LATE, f"the body has not come within {limits.body_seconds:g} s") from None
 
 
 async def _whole(request: Request, most: int) -> bytes:

@@ -147,6 +147,7 @@ def test_a_body_that_comes_too_slowly_is_not_waited_for() -> None:
 
         answer = await client.post("/score", content=slow())
         assert (answer.status_code, answer.json()["error"]) == (408, "the body has not come within 0.2 s")
+        assert answer.headers["connection"] == "close"
         assert (await client.post("/score", json=rows(1))).status_code == 200, "and the service goes on"
 
     with_client(Doubling(), Limits(body_seconds=0.2), act)
