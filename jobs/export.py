@@ -3,7 +3,7 @@
     ./launch.sh export CHECKPOINT --out BUNDLE [--tables fp32|fp16|int8] [--aoti] [--onnx] [fusion=@FILE.yaml]
                        [--calibrate platt|isotonic --predictions SCORES/NAME] [--as-of DAY]
 
-CHECKPOINT is one commit, a `checkpoints` folder (its newest), or OUTPUT@champion of a daily job. The bundle holds the
+CHECKPOINT is one commit, a run's output (its newest), or OUTPUT@champion of a daily job. The bundle holds the
 network and its tables (torch.export), how rows are encoded, the fused score, checksums, and a scorer: docs/serving.md.
 """
 

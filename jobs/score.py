@@ -3,7 +3,7 @@
     ./launch.sh score [TORCHRUN FLAGS] CONFIG.yaml score.out=DIR score.models.NAME=CHECKPOINT ... [key=value ...]
 
 Every model is built as its own checkpoint was saved, and evaluated on `data.eval` of CONFIG.yaml. A checkpoint is one
-commit, or a `checkpoints` folder, of which the newest commit is taken. A model whose scores are there already is passed
+commit, or a run's output, of which the newest commit is taken. A model whose scores are there already is passed
 over.
 """
 

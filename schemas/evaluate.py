@@ -14,7 +14,7 @@ class EvaluateConfig(Strict):
     out: Annotated[str, Field(min_length=1)]
     """Folder or fsspec URL: evaluation.json, and the rows' predictions, which a later call measures anew."""
     checkpoint: Annotated[str, Field(min_length=1)] | None = None
-    """A committed checkpoint, a `checkpoints` folder, of which its newest commit is taken, or OUTPUT@champion of a
+    """A committed checkpoint, a run's output, of which its newest commit is taken, or OUTPUT@champion of a
     daily job; none = `output`/checkpoints."""
     days: DayRange | None = None
     """Days evaluated on; none = `data.eval`."""

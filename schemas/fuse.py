@@ -44,7 +44,7 @@ class FuseConfig(Strict):
     """Folder: fusion.yaml, fuse.json, fuse.html, and the rows' predictions, which a later call tunes on anew."""
     objective: Objective
     checkpoint: Annotated[str, Field(min_length=1)] | None = None
-    """A committed checkpoint, a `checkpoints` folder, of which its newest commit is taken, or OUTPUT@champion of a
+    """A committed checkpoint, a run's output, of which its newest commit is taken, or OUTPUT@champion of a
     daily job; none = `output`/checkpoints."""
     days: DayRange | None = None
     """Days tuned on; none = `data.eval`."""

@@ -15,7 +15,7 @@ class PredictConfig(Strict):
     out: Annotated[str, Field(min_length=1)]
     """Folder or fsspec URL of what is written, under the inputs' own names."""
     checkpoint: Annotated[str, Field(min_length=1)] | None = None
-    """A committed checkpoint, a `checkpoints` folder, of which its newest commit is taken, or OUTPUT@champion of a
+    """A committed checkpoint, a run's output, of which its newest commit is taken, or OUTPUT@champion of a
     daily job; none = `output`/checkpoints."""
     keep: list[Annotated[str, Field(min_length=1)]] = []
     """Columns of the input that the output holds as well, such as user_id and item_id."""

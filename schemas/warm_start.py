@@ -13,7 +13,7 @@ class WarmStartConfig(Strict):
     """Another run's checkpoint to begin from."""
 
     checkpoint: Annotated[str, Field(min_length=1)]
-    """A committed checkpoint, or a `checkpoints` folder, of which its newest commit is taken; a path or fsspec URL."""
+    """A committed checkpoint, or a run's output, of which its newest commit is taken; a path or fsspec URL."""
     changes: list[Change] = []
     """Every difference of structure between that run and this one, by name: features.country, tables.user.rows,
     tables.user.dim, tasks.fav, ... What is not named, or is named and did not change, is refused."""

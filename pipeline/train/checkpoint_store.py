@@ -324,10 +324,11 @@ class CheckpointStore:
 
 
 def find_commit(checkpoint: str) -> Commit | None:
-    """The commit at this address, or the newest of a folder of commits; None where it is neither."""
+    """The commit at this address, or the newest of a folder of commits or of a run's output; None where it is none."""
     place = checkpoint.rstrip("/")
     folder, name = place.rsplit("/", 1) if "/" in place else (".", place)
-    return CheckpointStore(folder).at(name) or CheckpointStore(place).newest()
+    newest = CheckpointStore(place).newest() or CheckpointStore(f"{place}/checkpoints").newest()
+    return CheckpointStore(folder).at(name) or newest
 
 
 def step_of(name: str) -> int:

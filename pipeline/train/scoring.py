@@ -164,8 +164,8 @@ def found_commit(checkpoint: str, key: str) -> Commit:
     commit = find_commit(checkpoint)
     if commit is None:
         raise InputError(
-            f"{key}: '{checkpoint}' is no committed checkpoint and holds none; name the `checkpoints` "
-            "folder of a run's output, or one checkpoint in it"
+            f"{key}: '{checkpoint}' is no committed checkpoint and holds none; name a run's "
+            "output, or one checkpoint in its `checkpoints` folder"
         )
     return commit
 

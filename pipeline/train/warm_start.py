@@ -97,7 +97,7 @@ def _find(checkpoint: str) -> Commit:
     commit = find_commit(checkpoint)
     if commit is None:
         raise InputError(
-            f"warm_start.checkpoint: '{checkpoint}' is no committed checkpoint and holds none; name the `checkpoints` "
-            "folder of a run's output, or one checkpoint in it"
+            f"warm_start.checkpoint: '{checkpoint}' is no committed checkpoint and holds none; name a run's "
+            "output, or one checkpoint in its `checkpoints` folder"
         )
     return commit

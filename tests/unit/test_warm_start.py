@@ -56,6 +56,7 @@ def test_a_relative_folder_and_a_renamed_commit(
     assert parent.lineage.path == str(tmp_path / "champion")
     commit(store, 6)
     assert find_parent(child("checkpoints"), {}).lineage.step == 6
+    assert find_parent(child(str(tmp_path)), {}).lineage.step == 6, "the output that it lies in"
 
 
 @pytest.mark.parametrize("there", ["nothing", "an empty folder", "a torn attempt"])
@@ -64,7 +65,7 @@ def test_where_nothing_is_committed_the_message_says_what_to_name(store: Checkpo
         Path(store.url).mkdir()
     elif there == "a torn attempt":
         store.new_attempt(5)
-    with pytest.raises(InputError, match=r"is no committed checkpoint and holds none; name the `checkpoints` folder"):
+    with pytest.raises(InputError, match=r"is no committed checkpoint and holds none; name a run's output"):
         find_parent(child(store.url), {})
 
 
