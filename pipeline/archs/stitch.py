@@ -138,11 +138,10 @@ class Sluice(_Stitched):
             raise ValueError(f"init {init!r} is not known: choose one of imbalanced, balanced")
         if not 0 <= orthogonality < math.inf:
             raise ValueError(f"orthogonality is {orthogonality}: it must be finite and must not be negative")
-        check_layers(bottom_layers, "bottom_layers", "a network")
-        if len(set(bottom_layers)) > 1:
-            raise ValueError(f"bottom_layers {list(bottom_layers)}: layers that are mixed have one width")
         balanced = init == "balanced"
         super().__init__(in_dim, tasks, bottom_layers, subspaces, balanced, activation, norm, dropout)
+        if len(set(bottom_layers)) > 1:
+            raise ValueError(f"bottom_layers {list(bottom_layers)}: layers that are mixed have one width")
         self.layer_mixture = nn.Parameter(_mixture(len(bottom_layers), balanced)[-1].repeat(tasks, 1))
         self.orthogonality = orthogonality
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.predictions import Predictions, read_predictions, scored
-from pipeline.train.checkpoint_store import Commit
-from pipeline.train.scoring import check_vocabularies, found_commit, manifest_hash
+from pipeline.train.checkpoint_store import Commit, found_commit
+from pipeline.train.scoring import check_vocabularies, manifest_hash
 from schemas.errors import InputError
 from schemas.identity import VOCABULARIES
 from schemas.job import JobConfig

@@ -21,8 +21,8 @@ from pipeline.predict.bad import BadRows
 from pipeline.predict.inputs import LOCAL_THREADS, REMOTE_THREADS, InputFile, LeftOut, read_inputs
 from pipeline.predict.output import FORMAT, OTHER, ROW, Done, Output, output_columns
 from pipeline.storage import filesystem
-from pipeline.train.checkpoint_store import Commit
-from pipeline.train.scoring import check_vocabularies, found_commit, manifest_hash, model_job
+from pipeline.train.checkpoint_store import Commit, found_commit
+from pipeline.train.scoring import check_vocabularies, manifest_hash, model_job
 from schemas.errors import InputError
 from schemas.job import JobConfig
 from schemas.predict import PredictConfig

@@ -327,8 +327,22 @@ def find_commit(checkpoint: str) -> Commit | None:
     """The commit at this address, or the newest of a folder of commits or of a run's output; None where it is none."""
     place = checkpoint.rstrip("/")
     folder, name = place.rsplit("/", 1) if "/" in place else (".", place)
-    newest = CheckpointStore(place).newest() or CheckpointStore(f"{place}/checkpoints").newest()
-    return CheckpointStore(folder).at(name) or newest
+    return (
+        CheckpointStore(folder).at(name)
+        or CheckpointStore(place).newest()
+        or CheckpointStore(f"{place}/checkpoints").newest()
+    )
+
+
+def found_commit(checkpoint: str, key: str) -> Commit:
+    """The checkpoint that the `key` names. Raises InputError where there is none."""
+    commit = find_commit(checkpoint)
+    if commit is None:
+        raise InputError(
+            f"{key}: '{checkpoint}' is no committed checkpoint and holds none; name a run's output, or one checkpoint "
+            "in its `checkpoints` folder"
+        )
+    return commit
 
 
 def step_of(name: str) -> int:

@@ -18,7 +18,7 @@ from pipeline.data.manifest import HISTORY, Manifest, from_bytes
 from pipeline.data.vocabulary_lookup import fingerprints
 from pipeline.predictions import scored
 from pipeline.storage import filesystem
-from pipeline.train.checkpoint_store import MANIFEST, CheckpointStore, Commit, find_commit, note
+from pipeline.train.checkpoint_store import MANIFEST, CheckpointStore, Commit, found_commit, note
 from schemas.errors import InputError
 from schemas.identity import VOCABULARIES, digest
 from schemas.job import JobConfig
@@ -157,17 +157,6 @@ def model_job(job: JobConfig, key: str, commit: Commit, output: str) -> JobConfi
         **{name: getattr(job, name) for name in ("tracking", "score", "predict", "evaluate", "fuse")},
     }
     return own.model_copy(update=changed)
-
-
-def found_commit(checkpoint: str, key: str) -> Commit:
-    """The checkpoint that the `key` names. Raises InputError where there is none."""
-    commit = find_commit(checkpoint)
-    if commit is None:
-        raise InputError(
-            f"{key}: '{checkpoint}' is no committed checkpoint and holds none; name a run's "
-            "output, or one checkpoint in its `checkpoints` folder"
-        )
-    return commit
 
 
 def manifest_hash(commit: Commit) -> str:

@@ -7,9 +7,8 @@ import dataclasses
 import json
 import os
 
-from pipeline.train.checkpoint_store import MANIFEST, CheckpointStore, Commit, find_commit, note
+from pipeline.train.checkpoint_store import MANIFEST, CheckpointStore, Commit, found_commit, note
 from pipeline.train.migrate_structure import Difference, check_structure
-from schemas.errors import InputError
 from schemas.identity import VOCABULARIES, entries
 from schemas.job import JobConfig
 
@@ -55,7 +54,7 @@ def find_parent(job: JobConfig, vocabularies: dict[str, str]) -> Parent:
     Raises InputError where there is none, and see `check_structure`.
     """
     assert job.warm_start is not None
-    commit = _find(job.warm_start.checkpoint)
+    commit = found_commit(job.warm_start.checkpoint, "warm_start.checkpoint")
     differences = check_structure(commit.job, job, vocabularies, commit.path)
     before = lineage_of(commit)
     done = commit.progress
@@ -91,13 +90,3 @@ def check_warm_start(job: JobConfig, vocabularies: dict[str, str]) -> None:
 def lineage_of(commit: Commit) -> Lineage | None:
     """What the commit's own run began from; None where it began from the seed."""
     return Lineage(**json.loads(commit.read(LINEAGE))) if LINEAGE in commit.files else None
-
-
-def _find(checkpoint: str) -> Commit:
-    commit = find_commit(checkpoint)
-    if commit is None:
-        raise InputError(
-            f"warm_start.checkpoint: '{checkpoint}' is no committed checkpoint and holds none; name a run's "
-            "output, or one checkpoint in its `checkpoints` folder"
-        )
-    return commit
